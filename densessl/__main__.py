@@ -1,0 +1,49 @@
+"""The command: densessl pretrain|eval-seg|export; the scripts of tools are its parts."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+
+from densessl.errors import UserError
+
+COMMANDS = {
+    "pretrain": "train a backbone on pictures without labels",
+    "eval-seg": "measure its feature maps by segmentation, backbone frozen",
+    "export": "hand it to timm or torchvision, verified",
+}
+
+
+def main() -> int:
+    words = sys.argv[1:]
+    if words[:1] == ["--version"]:
+        from densessl import __version__
+
+        print(__version__)
+        return 0
+    if not words or words[0] not in COMMANDS:
+        known = words in ([], ["-h"], ["--help"])
+        lines = "\n".join(f"  {name:10} {text}" for name, text in COMMANDS.items())
+        print(f"usage: densessl COMMAND [-h] ...\n\n{lines}", file=sys.stdout if known else sys.stderr)
+        return 0 if known else 2
+    module = importlib.import_module(f"densessl.commands.{words[0].replace('-', '_')}")
+    sys.argv[0] = f"densessl {words[0]}"
+    return run(lambda: module.main(words[1:]))
+
+
+def run(command: Callable[[], int]) -> int:
+    """What a user can mend ends with one message and exit code 2; anything else with its traceback."""
+    try:
+        return command()
+    except UserError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"densessl: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

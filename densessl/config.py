@@ -1,0 +1,262 @@
+"""The configuration: one strict schema, read from YAML and overridden by key=value.
+
+Nothing heavy is imported here, so that a wrong key is refused in a moment. A method's arguments are read from the
+source of its constructor, where they and their defaults stand once.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+
+from densessl.config_file import Value, parse_override, read_values
+from densessl.errors import UserError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+_PACKAGE = Path(__file__).parent
+# In a wheel the configurations lie in the package, in a checkout beside it.
+CONFIGS = next((p for p in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if p.is_dir()), _PACKAGE)
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class BackboneConfig(Section):
+    name: str  # timm's name of a ConvNeXt or ResNet
+    in_chans: Count = 3
+    drop_path: Share = 0.0
+    init: str | None = None  # start from a backbone file, or from a timm or torchvision state dict
+
+
+class DataConfig(Section):
+    path: str  # a folder of pictures, a text file of paths, or scenes
+    workers: int = Field(default=4, ge=0)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[Positive, ...] = (0.229, 0.224, 0.225)
+    unreadable: Share = 0.05  # share of pictures that may be unreadable before the run stops
+
+
+class CropsConfig(Section):
+    count: int = Field(ge=0)
+    size: int = Field(ge=16)  # pixels; half a dozen cells are too few to match anything
+    scale: tuple[Positive, Positive]  # share of the picture's area
+
+    @model_validator(mode="after")
+    def _ordered(self) -> CropsConfig:
+        if not self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"scale {list(self.scale)} must be [smallest, largest] with largest at most 1")
+        return self
+
+
+class ViewsConfig(Section):
+    large: CropsConfig
+    small: CropsConfig = CropsConfig(count=0, size=96, scale=(0.08, 0.4))
+    flip: Share = 0.5
+
+
+class PhotometricConfig(Section):
+    """Probabilities and strengths of VICReg's and VICRegL's code; pairs are (even view, odd view)."""
+
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)  # brightness, contrast, saturation, hue
+    jitter_p: Share = 0.8
+    grey_p: Share = 0.2
+    blur_p: tuple[Share, Share] = (1.0, 0.1)
+    blur_sigma: tuple[Positive, Positive] = (0.1, 2.0)
+    solarize_p: tuple[Share, Share] = (0.0, 0.2)
+
+
+class OptimConfig(Section):
+    name: Literal["adamw", "lars"]
+    base_lr: Positive  # times batch / 256
+    weight_decay: float = Field(ge=0)
+    warmup: Share  # share of the run
+    end_lr: Share = 0.001  # share of the learning rate that is left at the end
+    momentum: Share = 0.9  # lars
+    trust: Positive = 0.001  # lars
+    betas: tuple[Share, Share] = (0.9, 0.999)  # adamw
+    clip: float = Field(default=0.0, ge=0)  # largest norm of the gradient; 0 is off
+
+
+class MethodConfig(BaseModel):
+    """``name`` and the keyword-only arguments of that method's constructor."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Config(Section):
+    name: str  # of the configuration file
+    run: str  # the run folder
+    method: MethodConfig
+    backbone: BackboneConfig
+    data: DataConfig
+    views: ViewsConfig
+    photometric: PhotometricConfig = PhotometricConfig()
+    optim: OptimConfig
+    batch: int = Field(ge=2)  # pictures a step, over all processes; statistics over one picture mean nothing
+    steps: Count | None = None  # length of the run: either steps
+    epochs: Positive | None = None  # or epochs
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 autocast on GPUs that have it
+    zero: Literal[0, 1, 2] = 0  # DeepSpeed's ZeRO stage
+    threads: Count | None = None  # CPU threads of a process; default: its share of the cores
+    log_every: Count = 10  # steps
+    save_every: Count = 500  # steps
+
+    @model_validator(mode="after")
+    def _possible(self) -> Config:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give the length of the run as steps or as epochs, one of them")
+        if self.optim.name == "lars" and self.zero:
+            raise ValueError(
+                f"optim.name=lars with zero={self.zero}: ZeRO cuts weights into flat pieces, LARS needs whole layers; "
+                "use zero=0, or optim.name=adamw"
+            )
+        if self.views.large.count < 2:
+            raise ValueError(f"views.large.count={self.views.large.count}: two large crops or more are compared")
+        for key in ("mean", "std"):
+            if len(values := getattr(self.data, key)) != self.backbone.in_chans:
+                raise ValueError(f"data.{key} has {len(values)} values, backbone.in_chans is {self.backbone.in_chans}")
+        return self
+
+
+def load_config(name: str, overrides: list[str] | None = None) -> Config:
+    """The configuration ``name`` (of configs/, or a path to a YAML file) with key=value ``overrides`` on top.
+
+    Raises UserError that names the key, where it stands and what would be right.
+    """
+    return load_with_sources(name, overrides)[0]
+
+
+def load_with_sources(name: str, overrides: list[str] | None = None) -> tuple[Config, dict[str, str]]:
+    """Also where each given value comes from: key path to "file:line" or "command line". The others are defaults."""
+    path = find_config(name)
+    given = read_values(path)
+    changes = [parse_override(text) for text in overrides or []]
+    changed = {value.key for value in changes}
+    for length, other in (("steps", "epochs"), ("epochs", "steps")):
+        if length in changed and other not in changed:  # one takes the other's place
+            given = [value for value in given if value.key != other]
+    sources = {"name": "name of the file", "run": "name of the file"}
+    values: dict[str, Any] = {"name": path.stem, "run": f"checkpoints/{path.stem}"}
+    for value in given + changes:
+        _put(values, value)
+        sources[value.key] = value.source
+    section = values.get("method")
+    if not isinstance(section, dict) or "name" not in section:
+        raise UserError(f"method.name is missing in {path}: one of {', '.join(method_names())}")
+    schema = _method_schema(section["name"], sources)
+    keys = _paths(schema, "method.") + [key for key in _paths(Config, "") if key != "method"]
+    values["method"] = _validated(schema, section, sources, keys, "method.").model_dump()
+    return _validated(Config, values, sources, keys), sources
+
+
+def resolved_yaml(config: Config) -> str:
+    """The whole configuration as YAML; loading it gives the same configuration."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def find_config(name: str) -> Path:
+    """The file of a name of configs/ or of a path."""
+    names = sorted(p.stem for p in CONFIGS.glob("*.yaml"))
+    if name in names:
+        return CONFIGS / f"{name}.yaml"
+    if Path(name).is_file():
+        return Path(name)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"; did you mean {near[0]}?" if near else "."
+    raise UserError(f"--cfg {name}: neither a file nor a name{hint} Names: {', '.join(names)}")
+
+
+def method_names() -> list[str]:
+    return sorted(p.stem for p in (_PACKAGE / "methods").glob("*.py") if p.stem != "__init__")
+
+
+def _method_schema(name: object, sources: dict[str, str]) -> type[BaseModel]:
+    """The keyword-only arguments of a method's constructor as a schema, read from its source without importing it."""
+    if name not in method_names():
+        near = difflib.get_close_matches(str(name), method_names(), n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        where = sources.get("method.name", "command line")
+        raise UserError(f"method.name ({where}): no method {name!r}{hint} Methods: {', '.join(method_names())}")
+    tree = ast.parse((_PACKAGE / "methods" / f"{name}.py").read_text(encoding="utf-8"))
+    classes = [n for n in tree.body if isinstance(n, ast.ClassDef) and "Method" in map(ast.unparse, n.bases)]
+    init = next(n for n in classes[0].body if isinstance(n, ast.FunctionDef) and n.name == "__init__")
+    words = {"Literal": Literal, "Share": Share, "Positive": Positive, "Count": Count}
+    fields: dict[str, Any] = {"name": (str, ...)}
+    for argument, default in zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True):
+        assert argument.annotation is not None, f"{name}: {argument.arg} has no type"
+        assert default is not None, f"{name}: {argument.arg} has no default"
+        fields[argument.arg] = (eval(ast.unparse(argument.annotation), words), ast.literal_eval(default))
+    return create_model(f"{name}'s arguments", __base__=Section, **fields)
+
+
+def _put(values: dict[str, Any], value: Value) -> None:
+    *sections, last = value.key.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise UserError(f"{value.key} ({value.source}): {section} is a value, not a section")
+    values[last] = value.value
+
+
+def _validated(
+    schema: type[Any], values: dict[str, Any], sources: dict[str, str], keys: list[str], prefix: str = ""
+) -> Any:
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(e, sources, keys, prefix) for e in error.errors()]
+        raise UserError("\n".join(dict.fromkeys(lines))) from None
+
+
+def _explain(error: Any, sources: dict[str, str], keys: list[str], prefix: str) -> str:
+    """One line for one of pydantic's errors: key, where it stands, what is wrong, what would be right."""
+    names = [part for part in error["loc"] if isinstance(part, str)]
+    key = prefix + ".".join(names)
+    where = next((sources[k] for k in _upwards(key) if k in sources), None)
+    place = f"{key} ({where})" if where else key
+    if error["type"] == "extra_forbidden":
+        near = [k for k in keys if k.split(".")[-1] == names[-1]] or difflib.get_close_matches(key, keys, n=1)
+        hint = f"did you mean {' or '.join(near)}?" if near else "--print shows all keys"
+        return f"{place}: no such key; {hint}"
+    if error["type"] == "missing":
+        return f"{key} is missing"
+    if error["type"] == "value_error":
+        return f"{place}: {error['ctx']['error']}" if names else str(error["ctx"]["error"])
+    return f"{place}: {error['msg']}, got {error['input']!r}"
+
+
+def _upwards(key: str) -> list[str]:
+    parts = key.split(".")
+    return [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
+
+
+def _paths(schema: type[BaseModel], prefix: str) -> list[str]:
+    found: list[str] = []
+    for name, field in schema.model_fields.items():
+        kind: Any = field.annotation
+        nested = isinstance(kind, type) and issubclass(kind, Section)
+        found += _paths(kind, f"{prefix}{name}.") if nested else [prefix + name]
+    return found
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as one dict of key paths."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found
