@@ -1,0 +1,96 @@
+"""A folder of pictures and masks with a file of class names: the layout for anyone's own data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from densessl.errors import UserError
+from densessl.segmentation.datasets.files import IGNORE, Pairs, few, incomplete, lookup_of, palette
+
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+# A class of this name (in any case) is no class: its label is ignored, and the classes after it move up by one.
+IGNORED_NAMES = ("unlabelled", "unlabeled", "void", "ignore", "ignored")
+
+
+class Folder(Pairs):
+    """``images/{train,val}/NAME.*`` and ``masks/{train,val}/NAME.png``; sub-folders are followed.
+
+    Line n of ``classes.txt`` names label n, counted from 0. A class called unlabelled, unlabeled, void, ignore or
+    ignored is left out of training and scores, like the value 255, which is always ignored.
+    """
+
+    layout = """
+FOLDER/
+  classes.txt            one class a line, the first is label 0
+  images/train/NAME.jpg  images/val/NAME.jpg
+  masks/train/NAME.png   masks/val/NAME.png    8 bits, value = label, 255 = ignored
+"""
+
+    def __init__(self, path: str | Path, split: str) -> None:
+        root = Path(path)
+        images, masks = root / "images" / split, root / "masks" / split
+        for part in (root / "classes.txt", images, masks):
+            if not part.exists():
+                raise incomplete(root, f"{part.relative_to(root)} is missing", self.layout)
+        classes, labels = _read_classes(root / "classes.txt")
+        super().__init__(
+            _pairs(images, masks, self.layout),
+            title=root.resolve().name,
+            split=split,
+            classes=classes,
+            colors=tuple(palette(i + 1) for i in range(len(classes))),  # black stays for ignored pixels
+            lookup=lookup_of(labels),
+        )
+
+    @staticmethod
+    def recognises(path: Path) -> bool:
+        return any((path / part).exists() for part in ("classes.txt", "images", "masks"))
+
+
+def _read_classes(file: Path) -> tuple[tuple[str, ...], dict[int, int]]:
+    lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").rstrip().splitlines()]
+    if not 0 < len(lines) <= IGNORE:
+        raise UserError(f"{file}: {len(lines)} classes; 1 to {IGNORE} are possible")
+    classes: list[str] = []
+    labels = {}
+    for value, name in enumerate(lines):
+        if not name or name in classes:
+            wrong = f"{name!r} stands twice" if name else "an empty line, which would shift the labels after it"
+            raise UserError(f"{file}, line {value + 1}: {wrong}")
+        if name.lower() in IGNORED_NAMES:
+            labels[value] = IGNORE
+        else:
+            labels[value] = len(classes)
+            classes.append(name)
+    if not classes:
+        raise UserError(f"{file}: every class is one to ignore")
+    return tuple(classes), labels
+
+
+def _pairs(images: Path, masks: Path, layout: str) -> list[tuple[Path, Path]]:
+    pictures = _by_stem(images, PICTURES)
+    labels = _by_stem(masks, (".png",))
+    root = images.parent.parent
+    if not pictures and not labels:
+        raise incomplete(root, f"no pictures in images/{images.name} and no masks", layout)
+    without_mask, without_picture = pictures.keys() - labels.keys(), labels.keys() - pictures.keys()
+    wrong = []
+    if without_mask:
+        wrong.append(f"{len(without_mask)} pictures without mask (masks are .png): {few(without_mask)}")
+    if without_picture:
+        wrong.append(f"{len(without_picture)} masks without picture: {few(without_picture)}")
+    if wrong:
+        raise UserError(f"{images} and {masks}: " + "; ".join(wrong))
+    return [(pictures[stem], labels[stem]) for stem in sorted(pictures)]
+
+
+def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+    files: dict[str, Path] = {}
+    for file in sorted(folder.rglob("*")):
+        if file.suffix.lower() not in suffixes or file.name.startswith("."):
+            continue
+        stem = file.relative_to(folder).with_suffix("").as_posix()
+        if stem in files:
+            raise UserError(f"{file}: {files[stem].name} has the same name; which one belongs to the mask?")
+        files[stem] = file
+    return files

@@ -1,0 +1,74 @@
+"""Class logits of a picture of any size: whole, or by a sliding window."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, pad
+
+from densessl.backbones import Backbone
+from densessl.segmentation.protocols import Protocol
+
+WINDOWS_AT_ONCE = 8  # bounds memory, whatever the picture's size
+
+
+def dense_logits(backbone: Backbone, head: nn.Module, image: Tensor) -> Tensor:
+    """(B, classes, H, W) at the size of the normalised pictures (B, 3, H, W).
+
+    Pictures are padded with the mean, right and below, to a multiple of the coarsest stride, and the logits cut back:
+    else the cells of the coarse maps, fewer after rounding down, would be stretched over the picture.
+    """
+    height, width = image.shape[-2:]
+    step = max(backbone.strides)
+    padded = pad(image, (0, -width % step, 0, -height % step))
+    with torch.no_grad():
+        maps = backbone.stages(padded)
+    logits = interpolate(head(maps), padded.shape[-2:], mode="bilinear", align_corners=False)
+    return logits[..., :height, :width]
+
+
+@torch.inference_mode()
+def predict(backbone: Backbone, head: nn.Module, image: Tensor, protocol: Protocol, size: Sequence[int]) -> Tensor:
+    """(H, W) int64 labels at ``size``, from one picture (3, h, w) at the protocol's scale."""
+
+    def logits(batch: Tensor) -> Tensor:
+        return dense_logits(backbone, head, batch)
+
+    batch = image[None]
+    if protocol.inference == "slide":
+        assert protocol.window is not None
+        assert protocol.stride is not None
+        full = slide(logits, batch, protocol.window, protocol.stride)
+    else:
+        full = logits(batch)
+    if tuple(full.shape[-2:]) != tuple(size):
+        full = interpolate(full, tuple(size), mode="bilinear", align_corners=False)
+    return full[0].argmax(0)
+
+
+def slide(logits: Callable[[Tensor], Tensor], image: Tensor, window: int, stride: int) -> Tensor:
+    """(1, classes, H, W): logits of square windows over (1, 3, H, W), averaged where they overlap."""
+    height, width = image.shape[-2:]
+    places = windows(height, width, window, stride)
+    total, count = None, image.new_zeros(height, width)
+    for start in range(0, len(places), WINDOWS_AT_ONCE):
+        group = places[start : start + WINDOWS_AT_ONCE]
+        parts = logits(torch.cat([image[..., t : t + h, x : x + w] for t, x, h, w in group]))
+        if total is None:
+            total = parts.new_zeros(1, parts.shape[1], height, width)
+        for part, (t, x, h, w) in zip(parts, group, strict=True):
+            total[0, :, t : t + h, x : x + w] += part
+            count[t : t + h, x : x + w] += 1
+    assert total is not None
+    return total / count
+
+
+def windows(height: int, width: int, window: int, stride: int) -> list[tuple[int, int, int, int]]:
+    """(top, left, height, width) of windows that cover the picture, all of one size.
+
+    The last of a row or column is shifted in to end with the picture; a side shorter than the window is taken whole.
+    """
+    tops, lefts = ([*range(0, max(side - window, 0), stride), max(side - window, 0)] for side in (height, width))
+    return [(t, x, min(window, height), min(window, width)) for t in tops for x in lefts]

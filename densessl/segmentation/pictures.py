@@ -1,0 +1,62 @@
+"""A sheet of input, truth and prediction side by side, in the data set's colours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from densessl.segmentation.datasets import SegmentationDataset
+from densessl.segmentation.datasets.files import IGNORE
+
+WIDTH, GAP, LINE = 320, 8, 20  # pixels: a column, the space between, a line of text
+COLUMNS = ("input", "truth (black: ignored)", "prediction")
+
+
+def sheet(
+    data: SegmentationDataset, indices: Sequence[int], predictions: Sequence[np.ndarray], title: str
+) -> Image.Image:
+    """One row a picture, labelled columns, the classes' colours below; predictions are (H, W) labels."""
+    rows = [
+        (data.name(i), [Image.fromarray(part) for part in (image, coloured(mask, data), coloured(prediction, data))])
+        for i, prediction in zip(indices, predictions, strict=True)
+        for image, mask in (data[i],)
+    ]
+    heights = [round(WIDTH * parts[0].height / parts[0].width) for _, parts in rows]
+    swatches = _places(data.classes)
+    width = GAP + len(COLUMNS) * (WIDTH + GAP)
+    height = 2 * LINE + sum(h + LINE + GAP for h in heights) + (swatches[-1][1] + 2) * LINE
+    page = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(page)
+    font = ImageFont.load_default(13)
+    draw.text((GAP, 3), title, "black", font)
+    for column, text in enumerate(COLUMNS):
+        draw.text((GAP + column * (WIDTH + GAP), LINE + 3), text, "black", font)
+    top = 2 * LINE
+    for (name, parts), size in zip(rows, heights, strict=True):
+        for column, part in enumerate(parts):
+            method = Image.Resampling.NEAREST if column else Image.Resampling.BICUBIC
+            page.paste(part.resize((WIDTH, size), method), (GAP + column * (WIDTH + GAP), top))
+        draw.text((GAP, top + size + 2), name, "dimgray", font)
+        top += size + LINE + GAP
+    for (x, line), name, color in zip(swatches, data.classes, data.colors, strict=True):
+        y = top + line * LINE
+        draw.rectangle((x, y + 3, x + 14, y + 16), color, "black")
+        draw.text((x + 20, y + 2), name, "black", font)
+    return page
+
+
+def coloured(mask: np.ndarray, data: SegmentationDataset) -> np.ndarray:
+    """(H, W, 3) uint8 from labels; ignored pixels are black."""
+    colors = np.zeros((IGNORE + 1, 3), np.uint8)
+    colors[: len(data.colors)] = data.colors
+    return colors[mask]
+
+
+def _places(names: Sequence[str]) -> list[tuple[int, int]]:
+    """(x, line) of each name of the legend, in columns of one width."""
+    font = ImageFont.load_default(13)
+    step = 36 + round(max(font.getlength(name) for name in names))
+    columns = max(1, (len(COLUMNS) * (WIDTH + GAP)) // step)
+    return [(GAP + i % columns * step, i // columns) for i in range(len(names))]

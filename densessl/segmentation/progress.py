@@ -1,0 +1,30 @@
+"""Progress on stderr: a bar where there is a terminal, a few plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from densessl.errors import UserError
+
+LINES = 5
+
+
+def progress(loader: DataLoader, title: str, status: Callable[[int], str] = lambda _: "") -> Iterator[Any]:
+    """The loader's items; ``status(n)`` after n of them stands beside the count. Raises the error that an item is."""
+    total, started = len(loader), time.perf_counter()
+    terminal = sys.stderr.isatty()
+    bar = tqdm(loader, desc=title, disable=not terminal, leave=False)
+    for n, item in enumerate(bar, 1):
+        if isinstance(item, UserError):
+            raise item
+        yield item
+        if terminal and n % 10 == 0:
+            bar.set_postfix_str(status(n))
+        elif not terminal and n * LINES // total > (n - 1) * LINES // total:
+            print(f"{title} {n}/{total} {time.perf_counter() - started:.0f} s {status(n)}".rstrip(), file=sys.stderr)

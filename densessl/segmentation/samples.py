@@ -1,0 +1,82 @@
+"""What the loader's workers make of a data set: training samples without end, validation pictures in order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from densessl.backbones import Backbone
+from densessl.errors import UserError
+from densessl.segmentation.datasets import SegmentationDataset
+from densessl.segmentation.protocols import Protocol
+from densessl.segmentation.transforms import inference_picture, training_sample
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def normalisation(backbone: Backbone) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std of the pictures the backbone was trained on; ImageNet's where it doesn't say."""
+    return backbone.metadata.get("mean", IMAGENET_MEAN), backbone.metadata.get("std", IMAGENET_STD)  # type: ignore
+
+
+class TrainingSamples(Dataset):
+    """``iterations * batch`` samples, epoch after epoch, each epoch in an order of its own drawn from the seed.
+
+    An item is (picture, mask), or the UserError that a file raised: raised in a worker it would arrive as a traceback.
+    """
+
+    def __init__(
+        self,
+        data: SegmentationDataset,
+        protocol: Protocol,
+        seed: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+    ) -> None:
+        self.data, self.protocol, self.seed, self.mean, self.std = data, protocol, seed, mean, std
+
+    def __len__(self) -> int:
+        return self.protocol.iterations * self.protocol.batch
+
+    def index(self, number: int) -> tuple[int, int]:
+        """Epoch and picture of a sample."""
+        epoch, place = divmod(number, len(self.data))
+        order = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        return epoch, int(torch.randperm(len(self.data), generator=order)[place])
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor] | UserError:
+        epoch, index = self.index(number)
+        try:
+            image, mask = self.data[index]
+        except UserError as error:
+            return error
+        return training_sample(
+            image, mask, self.protocol, self.mean, self.std, seed=self.seed, epoch=epoch, index=index
+        )
+
+
+class InferenceSamples(Dataset):
+    """(picture at the protocol's scale, mask at its own size), or the UserError that a file raised."""
+
+    def __init__(
+        self, data: SegmentationDataset, protocol: Protocol, mean: tuple[float, ...], std: tuple[float, ...]
+    ) -> None:
+        self.data, self.protocol, self.mean, self.std = data, protocol, mean, std
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor] | UserError:
+        try:
+            image, mask = self.data[index]
+        except UserError as error:
+            return error
+        return inference_picture(image, self.protocol, self.mean, self.std), torch.from_numpy(mask)
+
+
+def batch_of(items: list[Any]) -> Any:
+    """The items stacked, or the first error among them."""
+    return next((item for item in items if isinstance(item, UserError)), None) or default_collate(items)

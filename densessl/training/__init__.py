@@ -1,0 +1,1 @@
+"""Pretraining: processes, engine, optimiser, run folder and the loop."""

@@ -1,0 +1,170 @@
+"""The run folder: what is in it, and engine states that are complete or absent.
+
+RUN/config.yaml, metrics.jsonl, tensorboard/, backbone.safetensors, and state/stepNNNNNNN/ with the engine's files
+and a manifest. A state is written aside, flushed, hashed and only then renamed to its name, so that a crash at any
+moment leaves the one before. Random numbers and the loader's place are not in it: they follow from seed and step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from densessl.backbone_file import FILE_NAME
+from densessl.config import flat, resolved_yaml
+from densessl.errors import UserError
+from densessl.files import aside
+from densessl.training import distributed
+
+if TYPE_CHECKING:
+    from densessl.config import Config
+    from densessl.training.engine import Engine
+
+KEEP = 2  # states: the newest, and one in case it is damaged
+CONTENTS = ("config.yaml", "metrics.jsonl", "tensorboard", FILE_NAME, "state")
+# Keys that may differ on resuming. Any other would make the run another one.
+HARMLESS = {"name", "run", "threads", "log_every", "save_every", "data.workers", "data.unreadable"}
+
+# --- run folder -------------------------------------------------------------------------------------------------------
+
+
+def check_run_folder(run: Path, resume: bool, overwrite: bool) -> None:
+    """Raises UserError if ``run`` can't be written, holds a run that is in the way, or holds none to resume."""
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        probe = run / f".{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as e:
+        raise UserError(f"run={run} can't be written: {e.strerror}") from None
+    holds_run = (run / "config.yaml").exists() or (run / "state").exists()
+    if resume and not holds_run:
+        raise UserError(f"--resume: run={run} holds no run")
+    if holds_run and not resume and not overwrite:
+        raise UserError(
+            f"run={run} holds a run already: --resume continues it, --overwrite deletes it, run=PATH spares it"
+        )
+
+
+def begin_run(run: Path, cfg: Config) -> None:
+    """Make ``run`` that of ``cfg`` and nothing else's. Other people's files in it stay."""
+    for name in CONTENTS:
+        path = run / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    _write(run / "config.yaml", resolved_yaml(cfg))
+
+
+def check_same(run: Path, cfg: Config) -> None:
+    """Raises UserError where ``cfg`` differs in something essential from the configuration that ``run`` began with."""
+    before = flat(yaml.safe_load((run / "config.yaml").read_text()))
+    now = flat(yaml.safe_load(resolved_yaml(cfg)))
+    keys = [k for k in before.keys() | now.keys() if k not in HARMLESS and before.get(k) != now.get(k)]
+    if keys:
+        differences = "".join(f"\n  {k}: {before.get(k)} in the run, {now.get(k)} now" for k in sorted(keys))
+        raise UserError(f"--resume: run={run} began with another configuration:{differences}")
+
+
+# --- states -----------------------------------------------------------------------------------------------------------
+
+
+def save(engine: Engine, run: Path, step: int, about: dict[str, int]) -> None:
+    """Write the state after ``step`` steps; a call of all processes. The last KEEP states stay.
+
+    ``about`` is what newest_state gives back, with the step and the number of processes.
+    """
+    folder, name = run / "state", f"step{step:07d}"
+    part = folder / f".{name}.tmp"
+    distributed.on_first(_clear, part)
+    engine.save(folder, part.name)
+    distributed.barrier()
+    about = {"step": step, "processes": distributed.world_size(), **about}
+    distributed.on_first(_complete, part, folder / name, about)
+
+
+def _clear(part: Path) -> None:
+    for stale in part.parent.glob(".step*.tmp"):  # of a run that was killed
+        shutil.rmtree(stale)
+    part.mkdir(parents=True)
+
+
+def _complete(part: Path, place: Path, about: dict[str, int]) -> None:
+    files = {}
+    for path in sorted(p for p in part.rglob("*") if p.is_file()):
+        _flush(path)
+        files[str(path.relative_to(part))] = {"size": path.stat().st_size, "sha256": _sha256(path)}
+    _write(part / "manifest.json", json.dumps({**about, "files": files}, indent=1))
+    if place.exists():
+        shutil.rmtree(place)
+    part.rename(place)
+    _flush(place.parent)
+    _write(place.parent / "latest", place.name)
+    for old in sorted(place.parent.glob("step???????"))[:-KEEP]:
+        shutil.rmtree(old)
+
+
+def newest_state(run: Path) -> tuple[dict[str, int], list[str]]:
+    """About the newest state that is whole, and a line for each newer one, which is set aside as *.damaged.
+
+    Raises UserError if there is none.
+    """
+    said: list[str] = []
+    for place in sorted((run / "state").glob("step???????"), reverse=True):
+        damage = _damage(place)
+        if damage is None:
+            about = json.loads((place / "manifest.json").read_text())
+            del about["files"]
+            return about, said
+        said.append(f"passing over {place}: {damage}")
+        damaged = place.with_suffix(".damaged")
+        shutil.rmtree(damaged, ignore_errors=True)
+        place.rename(damaged)
+    found = "".join(f"\n  {line}" for line in said)
+    raise UserError(f"--resume: run={run} holds no whole state; --overwrite starts it again{found}")
+
+
+def _damage(place: Path) -> str | None:
+    """What is wrong with a state, if anything."""
+    try:
+        for name, file in json.loads((place / "manifest.json").read_text())["files"].items():
+            if not (place / name).is_file():
+                return f"{name} is missing"
+            if (size := (place / name).stat().st_size) != file["size"]:
+                return f"{name} has {size} bytes instead of {file['size']}"
+            if _sha256(place / name) != file["sha256"]:
+                return f"{name} has changed since it was written"
+    except (OSError, ValueError, KeyError) as e:
+        return f"manifest.json can't be read ({type(e).__name__})"
+    return None
+
+
+def load(engine: Engine, run: Path, step: int) -> None:
+    """Continue from the state after ``step`` steps; a call of all processes."""
+    engine.load(run / "state", f"step{step:07d}")
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def _write(path: Path, text: str) -> None:
+    with aside(path) as part:
+        part.write_text(text)
+    _flush(path.parent)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

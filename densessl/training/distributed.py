@@ -1,0 +1,237 @@
+"""Processes: how many there are, which one this is, and what they tell each other. The only user of torch.distributed.
+
+Everything here works with one process and without any set-up, so methods and tests need no launcher.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from densessl.errors import UserError
+
+T = TypeVar("T")
+
+# --- set-up -----------------------------------------------------------------------------------------------------------
+
+
+def setup(threads: int | None = None) -> torch.device:
+    """Name this process in the environment, choose its device and its number of CPU threads.
+
+    The deepspeed launcher and torchrun have named it already; srun has in its own words; plain python is one process.
+    Opens no connection: that is the engine's first act. Raises UserError for more processes than GPUs on this machine.
+    """
+    if "RANK" not in os.environ:
+        os.environ.update(_srun(os.environ) if "SLURM_STEP_NODELIST" in os.environ else _alone())
+    local = int(os.environ["LOCAL_RANK"])
+    if torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu":
+        gpus = torch.cuda.device_count()
+        if gpus == 1 and "SLURM_STEP_NODELIST" in os.environ:  # srun gave each process its own GPU, as number 0
+            local, os.environ["LOCAL_RANK"] = 0, "0"
+        if local >= gpus:
+            raise UserError(
+                f"process {local} of this machine has no GPU, there are {gpus}: start at most {gpus} processes"
+            )
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+    else:
+        device = torch.device("cpu")
+    os.environ.setdefault("DS_ACCELERATOR", device.type)
+    _set_threads(threads)
+    return device
+
+
+def _alone() -> dict[str, str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    return {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+
+
+def _srun(env: Any) -> dict[str, str]:
+    """What torch.distributed needs, from srun. The port follows from the job, so that jobs can share a machine."""
+    nodes = re.match(r"(?:[^,\[]|\[[^\]]*\])+", env["SLURM_STEP_NODELIST"])  # n[01-04,7],gpu2 -> n[01-04,7]
+    assert nodes is not None
+    return {
+        "RANK": env["SLURM_PROCID"],
+        "WORLD_SIZE": env["SLURM_NTASKS"],
+        "LOCAL_RANK": env["SLURM_LOCALID"],
+        "LOCAL_WORLD_SIZE": re.split(r"\D", env.get("SLURM_STEP_TASKS_PER_NODE", "1"))[0],  # 4(x2),3 -> 4
+        "MASTER_ADDR": env.get("MASTER_ADDR") or re.sub(r"\[(\d+)[^\]]*\]", r"\1", nodes[0]),
+        "MASTER_PORT": env.get("MASTER_PORT") or str(20000 + int(env["SLURM_JOB_ID"]) % 10000),
+    }
+
+
+def _set_threads(threads: int | None) -> None:
+    """By default this machine's cores, shared among its processes: launchers leave each all of them, or one."""
+    if threads is None and "OMP_NUM_THREADS" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ:
+        return  # the user's; torchrun writes 1 there itself
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
+    torch.set_num_threads(threads or max(1, cores // processes))
+
+
+# --- who is here ------------------------------------------------------------------------------------------------------
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def is_first() -> bool:
+    return rank() == 0
+
+
+def barrier() -> None:
+    if world_size() > 1:
+        dist.barrier()
+
+
+def _device() -> torch.device:
+    """Where small messages must lie: NCCL carries only what is on a GPU."""
+    on_gpu = world_size() > 1 and dist.get_backend() == "nccl"
+    return torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+
+
+# --- tensors, with gradients ------------------------------------------------------------------------------------------
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        everyone = x.new_empty((world_size() * len(x), *x.shape[1:]))
+        dist.all_gather_into_tensor(everyone, x.contiguous())
+        return everyone
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.contiguous().clone()
+        dist.all_reduce(gradient)
+        return gradient.chunk(world_size())[rank()]
+
+
+def gather(x: Tensor) -> Tensor:
+    """The rows (B, ...) of all processes in rank order, (processes * B, ...). With one process ``x`` itself.
+
+    B is the same in every process. The backward sums the gradients of all processes; since the engine averages those of
+    the parameters, a loss of gathered rows needs no factor. Where ``x`` needs no gradient, no collective runs backward.
+    """
+    return _Gather.apply(x) if world_size() > 1 else x
+
+
+class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch normalisation over the batch of all processes, for CPUs, where torch's own refuses to run.
+
+    Processes hold equally many values of a channel. Statistics are kept in fp32. Same keys as nn.BatchNorm.
+    """
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        assert x.ndim >= 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or world_size() == 1:
+            return super().forward(x)
+        y = x.float()
+        local_var, local_mean = torch.var_mean(y, dim=[0, *range(2, x.ndim)], correction=0)
+        means, variances = gather(torch.stack([local_mean, local_var])[None]).unbind(dim=1)
+        mean, var = means.mean(0), variances.mean(0) + means.var(0, correction=0)
+        self._track(mean.detach(), var.detach(), n=world_size() * x.numel() // x.shape[1])
+        scale = (var + self.eps).rsqrt()
+        if self.affine:
+            scale = scale * self.weight
+        shape = (1, -1, *[1] * (x.ndim - 2))
+        y = (y - mean.view(shape)) * scale.view(shape)
+        return (y + self.bias.view(shape) if self.affine else y).to(x.dtype)
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, var: Tensor, n: int) -> None:
+        if not self.track_running_stats:
+            return
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        share = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(var * n / (n - 1), share)
+
+
+def synchronise_batch_norm(module: nn.Module) -> nn.Module:
+    """``module`` with every BatchNorm over the batch of all processes, in place; nothing to do with one process."""
+    if world_size() == 1:
+        return module
+    if dist.get_backend() == "nccl":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    for name, child in list(module.named_modules()):
+        if isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(child, SyncBatchNorm):
+            assert type(child) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), f"{name}: {type(child)} does more"
+            child.__class__ = SyncBatchNorm
+    return module
+
+
+# --- small messages ---------------------------------------------------------------------------------------------------
+
+
+def mean_over_processes(values: dict[str, Any]) -> dict[str, float]:
+    """Scalars, averaged over processes in one collective. The keys are the same in every process."""
+    packed = torch.stack([torch.as_tensor(v).detach().to(_device(), torch.float32) for v in values.values()])
+    if world_size() > 1:
+        dist.all_reduce(packed)
+    return dict(zip(values, (packed / world_size()).tolist(), strict=True))
+
+
+def any_process(*flags: bool | Tensor) -> tuple[bool, ...]:
+    """Each flag is true if it is true in any process; all of them in one collective."""
+    packed = torch.stack([torch.as_tensor(flag).to(_device(), torch.int32) for flag in flags])
+    if world_size() > 1:
+        dist.all_reduce(packed, op=dist.ReduceOp.MAX)
+    return tuple(bool(flag) for flag in packed.tolist())
+
+
+def broadcast_object(value: T) -> T:
+    """The first process's ``value``, pickled."""
+    if world_size() == 1:
+        return value
+    message = [value]
+    dist.broadcast_object_list(message, device=_device())
+    return message[0]
+
+
+@torch.no_grad()
+def broadcast_buffers(module: nn.Module) -> None:
+    """The first process's buffers everywhere: DeepSpeed does this for parameters alone."""
+    if world_size() > 1:
+        for buffer in module.buffers():
+            dist.broadcast(buffer, src=0)
+
+
+def refuse(message: str) -> NoReturn:
+    """Called by all processes alike: the first raises UserError, so that it is said once; the others leave."""
+    if is_first():
+        raise UserError(message)
+    raise SystemExit(2)
+
+
+def on_first(function: Callable[..., T], *arguments: Any) -> T:
+    """``function`` runs in the first process, its result is everyone's. If it raises UserError, all processes stop."""
+    result, error = None, None
+    if is_first():
+        try:
+            result = function(*arguments)
+        except UserError as e:
+            error = str(e)
+    result, error = broadcast_object((result, error))
+    if error is not None:
+        refuse(error)
+    return result  # type: ignore[return-value]

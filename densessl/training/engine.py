@@ -1,0 +1,122 @@
+"""DeepSpeed behind a few verbs. The only user of deepspeed.
+
+Its configuration is made here from ours, since it takes misspelt keys in silence and clips gradients unless told not
+to. Parameters stay in fp32, and bf16 is an autocast of our own around the method's forward: DeepSpeed's bf16 mode
+rounds slow targets away and takes an optimiser step before the first one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from densessl.errors import UserError
+from densessl.training import distributed
+
+if TYPE_CHECKING:
+    from densessl.config import Config
+    from densessl.data.views import Views
+    from densessl.method import Method
+
+
+def connect() -> None:
+    """Join the processes that distributed.setup has named."""
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    import deepspeed  # only now: it looks for accelerators, and complains, when it is imported
+    from deepspeed import ops
+
+    for name in ("DeepSpeed", "deepspeed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # On CPU it would compile, for a minute, an operation that only inference uses, and fail without a compiler.
+    ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(verbose=False)
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """bf16 or None, fp32 throughout. "auto" is bf16 on GPUs that have it in hardware, from compute capability 8.0."""
+    if device.type == "cuda":
+        capable = torch.cuda.get_device_capability(device) >= (8, 0)
+        if precision == "bf16" and not capable:
+            raise UserError(f"precision=bf16: {torch.cuda.get_device_name(device)} has no bf16; use precision=fp32")
+        return torch.bfloat16 if capable and precision != "fp32" else None
+    return torch.bfloat16 if precision == "bf16" else None
+
+
+class _Autocast(nn.Module):
+    """A method under autocast. It opens inside the engine's forward, since DeepSpeed closes those around it."""
+
+    def __init__(self, method: Method, dtype: torch.dtype | None, device: torch.device) -> None:
+        super().__init__()
+        self.method, self.dtype, self.device_type = method, dtype, device.type
+
+    def forward(self, views: Views) -> dict[str, Tensor]:
+        with torch.autocast(self.device_type, self.dtype, enabled=self.dtype is not None):
+            return self.method(views)
+
+
+class Engine:
+    """A method, its optimiser and the averaging of gradients over processes.
+
+    ``method`` is moved to ``device`` and starts from the first process's parameters and buffers everywhere.
+    """
+
+    def __init__(self, method: Method, optimizer: Optimizer, cfg: Config, device: torch.device) -> None:
+        import deepspeed
+
+        self.dtype = autocast_dtype(cfg.precision, device)
+        self.method = method
+        self._engine, self.optimizer, *_ = deepspeed.initialize(
+            model=_Autocast(method, self.dtype, device),
+            optimizer=optimizer,
+            config={
+                "train_micro_batch_size_per_gpu": cfg.batch // distributed.world_size(),
+                "gradient_accumulation_steps": 1,
+                "gradient_clipping": cfg.optim.clip,
+                "zero_optimization": {"stage": cfg.zero},
+                "steps_per_print": 2**31 - 1,
+            },
+        )
+        distributed.broadcast_buffers(method)
+
+    def __call__(self, views: Views) -> dict[str, Tensor]:
+        """The method's terms on this process's share of the batch."""
+        return self._engine(views)
+
+    def backward(self, loss: Tensor) -> None:
+        self._engine.backward(loss)
+
+    def step(self) -> Tensor:
+        """Take the optimiser's step; returns the norm of the gradient before clipping."""
+        norm = None
+        if not self._engine.zero_optimization():  # DeepSpeed keeps it to itself there, and clears the gradients
+            norm = torch.nn.utils.get_total_norm(p.grad for p in self.method.parameters() if p.grad is not None)
+        self._engine.step()
+        return torch.as_tensor(self._engine.get_global_grad_norm() if norm is None else norm)
+
+    def save(self, folder: Path, name: str) -> None:
+        """Write weights, buffers, optimiser to ``folder/name``; a call of all processes. Not atomic: see checkpoint."""
+        self._engine.save_checkpoint(str(folder), tag=name, save_latest=False)
+        if distributed.is_first():
+            for script in ("zero_to_fp32.py", "zero_to_torch.py"):  # of no use here: the model file is fp32 already
+                (folder / script).unlink(missing_ok=True)
+
+    def load(self, folder: Path, name: str) -> None:
+        """Read what save wrote; a call of all processes, which stop together if it fails in any."""
+        error: Any = None
+        try:
+            error = None if self._engine.load_checkpoint(str(folder), tag=name)[0] else "nothing there"
+        except Exception as e:  # whatever it is, the other processes must not be left waiting
+            error = f"{type(e).__name__}: {e}"
+        (failed,) = distributed.any_process(error is not None)
+        if failed:
+            raise RuntimeError(f"{folder / name} was not loaded: {error or 'it failed in another process'}")
+
+    def close(self) -> None:
+        """Free what DeepSpeed holds, so that another engine can follow in this Python."""
+        self._engine.destroy()

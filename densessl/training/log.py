@@ -1,0 +1,124 @@
+"""What a run says while it runs: RUN/metrics.jsonl, TensorBoard events, and a console a person can follow."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from time import perf_counter
+from typing import TypeVar
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from densessl.files import aside
+from densessl.training import distributed
+
+T = TypeVar("T")
+SHOWN = ("loss", "lr", "pictures_per_s", "data_wait")  # by name and unit of their own
+
+
+class Pace:
+    """Pictures a second, and the share of time spent waiting for them, since it was last asked."""
+
+    def __init__(self, batch: int, done: int) -> None:
+        self._batch, self._done = batch, done
+        self._waited, self._since = 0.0, perf_counter()
+
+    def watch(self, batches: Iterator[T]) -> Iterator[T]:
+        while True:
+            before = perf_counter()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            self._waited += perf_counter() - before
+            yield batch
+
+    def read(self, done: int, device: torch.device) -> dict[str, float]:
+        """After ``done`` steps. Also, on a GPU, the most memory that tensors took so far in this process."""
+        now = perf_counter()
+        seconds, steps = now - self._since, done - self._done
+        pace = {"pictures_per_s": steps * self._batch / seconds, "data_wait": self._waited / seconds}
+        self._waited, self._since, self._done = 0.0, now, done
+        if device.type == "cuda":
+            pace["memory_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
+        return pace
+
+
+class Log:
+    """The first process speaks, the others have a Log that keeps silent.
+
+    ``done`` is the number of steps that were done before; what the files say about later ones is cut.
+    """
+
+    def __init__(self, run: Path, done: int, steps: int, batch: int) -> None:
+        self._first = distributed.is_first()
+        if not self._first:
+            return
+        cut(run / "metrics.jsonl", done)
+        self._metrics = (run / "metrics.jsonl").open("a", buffering=1)
+        self._events = SummaryWriter(str(run / "tensorboard"), purge_step=done + 1)
+        self._steps, self._batch = steps, batch
+        self._bar = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True)
+            self._terms = tqdm(bar_format="{desc}", position=1, dynamic_ncols=True)
+
+    def say(self, text: str) -> None:
+        if not self._first:
+            return
+        if self._bar is None:
+            print(text, file=sys.stderr, flush=True)
+        else:
+            self._bar.write(text, file=sys.stderr)
+
+    def advance(self) -> None:
+        if self._first and self._bar is not None:
+            self._bar.update()
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """``values`` after ``step`` steps: loss, lr, what Pace reads, and anything else."""
+        if not self._first:
+            return
+        self._metrics.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+        now = (
+            f"loss {values['loss']:.4g}  lr {values['lr']:.3g}  {values['pictures_per_s']:.4g} pictures/s  "
+            f"waiting for data {values['data_wait']:.0%}"
+        )
+        terms = "  ".join(f"{name} {value:.3g}" for name, value in values.items() if name not in SHOWN)
+        if self._bar is not None:
+            self._bar.set_postfix_str(now, refresh=False)
+            self._terms.set_description_str(terms)
+            return
+        left = timedelta(seconds=round((self._steps - step) * self._batch / values["pictures_per_s"]))
+        self.say(f"step {step}/{self._steps}  left {left}  {now}  {terms}")
+
+    def close(self) -> None:
+        if not self._first:
+            return
+        self._metrics.close()
+        self._events.close()
+        if self._bar is not None:
+            self._bar.close()
+            self._terms.close()
+
+
+def cut(path: Path, step: int) -> None:
+    """Drop the lines after ``step`` from a metrics file, and one that a crash left unfinished."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines(keepends=True):
+        try:
+            if json.loads(line)["step"] <= step and line.endswith("\n"):
+                kept.append(line)
+        except ValueError:
+            continue
+    with aside(path) as part:
+        part.write_text("".join(kept))

@@ -1,0 +1,347 @@
+"""The backbone file, and weights that come from elsewhere."""
+
+import os
+import pickle
+import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torchvision
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from weights import image, scatter
+
+import densessl
+from densessl.backbone_file import IMAGENET, find_backbone, init_backbone, load_backbone, save_backbone
+from densessl.backbones import Backbone
+from densessl.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Backbone, Path]:
+    backbone = Backbone("convnext_atto")
+    scatter(backbone.net)
+    path = tmp_path_factory.mktemp("run") / "backbone.safetensors"
+    save_backbone(path, backbone, **IMAGENET, method="vicregl", step=12, extra={"licence": "CC0"})
+    return backbone, path
+
+
+def rewritten(source: Path, path: Path, change: Callable[[dict[str, Tensor], dict[str, str]], Any]) -> Path:
+    """A copy of a backbone file after ``change`` of its tensors and metadata."""
+    with safe_open(source, framework="pt") as file:
+        metadata = dict(file.metadata())
+    tensors = load_file(source)
+    change(tensors, metadata)
+    save_file(tensors, path, metadata)
+    return path
+
+
+# --- save, load, find ---
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "resnet18"])
+def test_a_backbone_comes_back_bitwise_with_its_metadata(name: str, tmp_path: Path) -> None:
+    backbone = Backbone(name, in_chans=4)
+    scatter(backbone.net)
+    path = tmp_path / "new" / "backbone.safetensors"
+    save_backbone(path, backbone, mean=(0.1, 0.2, 0.3, 0.4), std=[1, 1, 1, 2], method="vicreg", step=3)
+    again = densessl.load_backbone(path)
+    assert not again.training
+    for key, tensor in backbone.net.state_dict().items():
+        assert torch.equal(again.net.state_dict()[key], tensor), key
+    metadata = again.metadata
+    assert metadata["mean"] == (0.1, 0.2, 0.3, 0.4)
+    assert metadata["std"] == (1, 1, 1, 2)
+    assert (metadata["timm_name"], metadata["method"], metadata["step"], metadata["in_chans"]) == (name, "vicreg", 3, 4)
+    assert metadata["channels"] == backbone.channels
+    assert metadata["strides"] == (4, 8, 16, 32)
+    assert [file.name for file in path.parent.iterdir()] == ["backbone.safetensors"]
+
+
+def test_the_file_is_readable_without_densessl_and_by_others(saved: tuple[Backbone, Path]) -> None:
+    backbone, path = saved
+    assert load_file(path).keys() == backbone.net.state_dict().keys()
+    umask = os.umask(0)
+    os.umask(umask)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_half_precision_is_written_as_float32(tmp_path: Path) -> None:
+    save_backbone(tmp_path / "b.safetensors", Backbone("resnet18").half(), **IMAGENET, method="m", step=0)
+    assert load_file(tmp_path / "b.safetensors")["conv1.weight"].dtype == torch.float32
+
+
+def test_find_takes_a_file_a_run_folder_or_a_timm_name(saved: tuple[Backbone, Path]) -> None:
+    backbone, path = saved
+    for spec in (path, path.parent):
+        found = find_backbone(str(spec))
+        assert found.metadata["licence"] == "CC0"
+        assert torch.equal(found(image(64, 64))[-1], backbone.eval()(image(64, 64))[-1])
+    before = torch.random.get_rng_state()
+    first, same, other = (find_backbone("convnext_atto", seed=seed, in_chans=2) for seed in (1, 1, 2))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    weights = [backbone.net.state_dict()["stem.0.weight"] for backbone in (first, same, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    assert first.metadata["method"] == "random"
+    assert len(first.metadata["mean"]) == 2  # type: ignore[arg-type]
+    assert not first.training
+
+
+def test_output_stride_refines_the_maps_of_the_same_weights(tmp_path: Path) -> None:
+    save_backbone(tmp_path / "b.safetensors", Backbone("resnet18"), **IMAGENET, method="m", step=0)
+    backbone = load_backbone(tmp_path / "b.safetensors", output_stride=8)
+    assert [tuple(m.shape[2:]) for m in backbone(image(64, 64))] == [(16, 16), (8, 8), (8, 8), (8, 8)]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("convnext_atoo", "nearest: convnext_atto"),
+        ("vit_small_patch16_224", "is no ConvNeXt or ResNet"),
+        ("missing/backbone.safetensors", "no such file"),
+        ("missing.pth", "no such file"),
+        (".", "folder without backbone.safetensors"),
+    ],
+)
+def test_what_is_no_backbone_is_refused(
+    spec: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        find_backbone(spec)
+
+
+@pytest.mark.parametrize(
+    ("length", "message"), [(0, "empty"), (5, "no whole safetensors"), (2000, "no whole safetensors"), (-1, "no whole")]
+)
+def test_a_cut_file_is_refused(length: int, message: str, saved: tuple[Backbone, Path], tmp_path: Path) -> None:
+    path = tmp_path / "cut.safetensors"
+    path.write_bytes(saved[1].read_bytes()[:length])
+    with pytest.raises(UserError, match=message):
+        load_backbone(path)
+    with pytest.raises(UserError, match=message):
+        init_backbone(saved[0], path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensors, metadata: metadata.clear(), "without densessl's metadata.*backbone.init="),
+        (lambda tensors, metadata: metadata.update(format="densessl-backbone-9"), "densessl-backbone-9.*densessl-back"),
+        (lambda tensors, metadata: metadata.pop("mean"), "'mean' is None"),
+        (lambda tensors, metadata: metadata.update(step="many"), "'step' is 'many'"),
+        (lambda tensors, metadata: metadata.update(channels="3"), "'channels' is '3', not of type list"),
+        (lambda tensors, metadata: metadata.pop("timm_name"), "'timm_name' is missing"),
+        (lambda tensors, metadata: metadata.update(timm_name="vit_tiny"), "vit_tiny"),
+        (lambda tensors, metadata: metadata.update(timm_name="convnext_pico"), "of another shape: .*instead of 64x3"),
+        (lambda tensors, metadata: metadata.update(in_chans="1"), "stem.0.weight is 40x3x4x4 instead of 40x1x4x4"),
+        (lambda tensors, metadata: metadata.update(channels="[1, 2, 3, 4]"), "'channels' are"),
+        (lambda tensors, metadata: tensors.pop("norm_pre.weight"), "113 of 114 .*1 missing: norm_pre.weight"),
+        (lambda tensors, metadata: tensors.update(extra=torch.ones(1)), "1 unexpected: extra"),
+    ],
+)
+def test_a_file_that_contradicts_itself_is_refused(
+    change: Callable[..., Any], message: str, saved: tuple[Backbone, Path], tmp_path: Path
+) -> None:
+    path = rewritten(saved[1], tmp_path / "b.safetensors", change)
+    with pytest.raises(UserError, match=message):
+        load_backbone(path)
+
+
+def test_a_place_that_cannot_be_written_is_refused_and_the_old_file_stays(
+    saved: tuple[Backbone, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, _ = saved
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(UserError, match="can't be written"):
+        save_backbone(tmp_path / "taken" / "b.safetensors", backbone, **IMAGENET, method="m", step=0)
+
+    def full(self: Path, data: bytes) -> int:
+        self.touch()
+        raise OSError("No space left on device")
+
+    old = tmp_path / "b.safetensors"
+    old.write_text("old")
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UserError, match="No space left"):
+        save_backbone(old, backbone, **IMAGENET, method="m", step=0)
+    assert old.read_text() == "old"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["b.safetensors", "taken"]
+
+
+# --- init ---
+
+
+def torchvision_maps(net: nn.Module, x: Tensor) -> list[Tensor]:
+    """Stage maps of torchvision's networks by their own children, one after the other."""
+    maps = []
+    if isinstance(net, torchvision.models.ConvNeXt):
+        for index, layer in enumerate(net.features):
+            x = layer(x)
+            if index % 2:
+                maps.append(x)
+        return maps
+    for name, child in net.named_children():
+        if name == "avgpool":
+            return maps
+        x = child(x)
+        if name.startswith("layer"):
+            maps.append(x)
+    raise AssertionError("no avgpool")
+
+
+def timm_maps(net: Any, x: Tensor) -> list[Tensor]:
+    return net.forward_intermediates(x, intermediates_only=True)[-4:]
+
+
+FOREIGN: dict[str, tuple[str, Callable[[], nn.Module], Callable[[Any, Tensor], list[Tensor]], str]] = {
+    "torchvision ConvNeXt": (
+        "convnext_tiny",
+        torchvision.models.convnext_tiny,
+        torchvision_maps,
+        "18 blocks.*dropped cl",
+    ),
+    "torchvision ResNet": ("resnet18", torchvision.models.resnet18, torchvision_maps, "dropped fc.weight, fc.bias"),
+    "timm ConvNeXt": (
+        "convnext_atto",
+        lambda: timm.create_model("convnext_atto"),
+        timm_maps,
+        "12 blocks.*dropped head",
+    ),
+    "timm ConvNeXt, norm first": (
+        "convnext_atto",
+        lambda: timm.create_model("convnext_atto", num_classes=0, head_norm_first=True),
+        timm_maps,
+        "12 blocks",
+    ),
+    "timm ResNet": ("resnet18d", lambda: timm.create_model("resnet18d", num_classes=7), timm_maps, "dropped fc.weight"),
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_foreign_weights_give_the_maps_of_their_own_network(case: str, tmp_path: Path) -> None:
+    name, build, stages, remark = FOREIGN[case]
+    net = scatter(build())
+    torch.save(
+        {"epoch": 3, "state_dict": {f"module._orig_mod.{k}": v for k, v in net.state_dict().items()}},
+        tmp_path / "w.pth",
+    )
+    backbone = Backbone(name)
+    with pytest.raises(AssertionError):  # so that the equality below says something
+        torch.testing.assert_close(backbone.eval().stages(image(64, 64)), stages(net, image(64, 64)), rtol=0, atol=1e-2)
+    report = init_backbone(backbone, tmp_path / "w.pth")
+    assert len(report.splitlines()) == 1
+    assert re.search(remark, report), report
+    with torch.inference_mode():
+        for size in ((64, 64), (97, 75)):
+            for ours, theirs in zip(backbone.stages(image(*size)), stages(net, image(*size)), strict=True):
+                assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
+
+
+def test_init_takes_safetensors_a_model_entry_and_a_backbone_file(saved: tuple[Backbone, Path], tmp_path: Path) -> None:
+    source, path = saved
+    state = source.net.state_dict()
+    save_file(state, tmp_path / "w.safetensors")
+    torch.save({"model": state}, tmp_path / "w.pt")
+    for file in (path, tmp_path / "w.safetensors", tmp_path / "w.pt"):
+        backbone = Backbone("convnext_atto")
+        init_backbone(backbone, file)
+        for key, tensor in state.items():
+            assert torch.equal(backbone.net.state_dict()[key], tensor), key
+
+
+def test_counters_that_old_files_lack_are_filled_and_named(tmp_path: Path) -> None:
+    state = torchvision.models.resnet18().state_dict()
+    torch.save({key: value for key, value in state.items() if "num_batches" not in key}, tmp_path / "w.pth")
+    assert "20 num_batches_tracked set to 0" in init_backbone(Backbone("resnet18"), tmp_path / "w.pth")
+
+
+@cache
+def resnet18() -> Backbone:
+    return Backbone("resnet18")
+
+
+def resnet_state(**changes: Any) -> dict[str, Any]:
+    return {**resnet18().net.state_dict(), **changes}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (lambda: timm.create_model("resnet34").state_dict(), "96 unexpected: layer1.2.conv1.weight"),
+        (
+            lambda: timm.create_model("convnext_atto").state_dict(),
+            "0 of 120 tensors fit; 120 missing: conv1.weight.*unexp",
+        ),
+        (
+            lambda: resnet_state(**{"conv1.weight": torch.ones(64, 1, 7, 7)}),
+            "conv1.weight is 64x1x7x7 instead of 64x3x7x7",
+        ),
+        (lambda: {k: v for k, v in resnet_state().items() if "layer3.1" not in k}, "missing: layer3.1.conv1.weight"),
+        (
+            lambda: {k.replace("layer1", "layerX"): v for k, v in resnet_state().items()},
+            "no known layout.*conv1.weight",
+        ),
+        (lambda: resnet_state(projector=torch.ones(1)), "1 unexpected: projector"),
+        (lambda: resnet_state(**{"module.conv1.weight": torch.ones(1)}), "two keys are called 'conv1.weight'"),
+        (lambda: resnet_state(step=3), "'step' is a int"),
+        (lambda: {}, "holds no state dict"),
+        (lambda: [1, 2], "holds no state dict"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_with_their_keys(
+    content: Callable[[], Any], message: str, tmp_path: Path
+) -> None:
+    torch.save(content(), tmp_path / "w.pth")
+    backbone = resnet18()
+    before = {key: value.clone() for key, value in backbone.net.state_dict().items()}
+    with pytest.raises(UserError, match=message):
+        init_backbone(backbone, tmp_path / "w.pth")
+    assert all(torch.equal(before[key], value) for key, value in backbone.net.state_dict().items())
+
+
+def test_layer_scale_of_part_of_the_blocks_is_refused(tmp_path: Path) -> None:
+    state = timm.create_model("convnext_atto", num_classes=0).state_dict()
+    state["stages.0.blocks.0.gamma"] = torch.ones(3)
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"1 unexpected: stages\.0\.blocks\.0\.gamma"):
+        init_backbone(Backbone("convnext_atto"), tmp_path / "w.pth")
+
+
+def test_a_backbone_file_of_another_network_with_the_same_keys_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "b.safetensors"
+    save_backbone(path, resnet18(), **IMAGENET, method="m", step=0)
+    rewritten(path, path, lambda tensors, metadata: metadata.update(timm_name="resnet18x"))
+    with pytest.raises(UserError, match="a resnet18x; the backbone to fill is a resnet18"):
+        init_backbone(resnet18(), path)
+
+
+class Trap:
+    """Runs a command when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (os.environ["TRAP"],)
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))])
+def test_no_code_of_a_pickle_runs(save: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRAP", str(tmp_path / "sprung"))
+    save({"state_dict": resnet_state(), "hook": Trap()}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match="can run code"):
+        init_backbone(resnet18(), tmp_path / "w.pth")
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("length", [0, 100, 5000])
+def test_a_cut_state_dict_is_refused(length: int, tmp_path: Path) -> None:
+    torch.save(resnet_state(), tmp_path / "w.pth")
+    (tmp_path / "w.pth").write_bytes((tmp_path / "w.pth").read_bytes()[:length])
+    with pytest.raises(UserError, match=r"no whole file of torch\.save|the file is empty"):
+        init_backbone(resnet18(), tmp_path / "w.pth")

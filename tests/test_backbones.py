@@ -1,0 +1,86 @@
+"""The contract of a backbone, and what timm hides."""
+
+import pytest
+import timm
+import torch
+
+from densessl.backbones import Backbone, pooled
+from densessl.errors import UserError
+
+NAMES = ["convnext_atto", "convnextv2_atto", "resnet18", "resnet50", "test_resnet"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("size", [64, 97])
+def test_maps_have_the_channels_and_strides_they_say(name: str, size: int) -> None:
+    backbone = Backbone(name).eval()
+    maps = backbone(torch.randn(1, 3, size, size))
+    assert [m.shape[1] for m in maps] == list(backbone.channels)
+    for features, stride in zip(maps, backbone.strides, strict=True):
+        assert features.shape[2] in (size // stride, -(-size // stride))
+    assert pooled(maps).shape == (1, backbone.channels[-1])
+    assert backbone.strides == (4, 8, 16, 32)
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "convnext_tiny"])
+def test_convnext_has_no_layer_scale(name: str) -> None:
+    """Were it left at timm's 1e-6, the blocks would do next to nothing and the maps of two stages be nearly linear."""
+    backbone = Backbone(name)
+    assert not [key for key in backbone.state_dict() if "gamma" in key]
+    reference = timm.create_model(name, num_classes=0)
+    state = {key.replace("norm_pre", "head.norm"): value for key, value in backbone.net.state_dict().items()}
+    gammas = {key: torch.ones_like(value) for key, value in reference.state_dict().items() if key.endswith("gamma")}
+    reference.load_state_dict(state | gammas)
+    image = torch.randn(1, 3, 64, 64)
+    expected = reference.eval().forward_intermediates(image, intermediates_only=True)
+    for ours, theirs in zip(backbone.eval().stages(image), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_the_final_norm_stands_before_the_mean() -> None:
+    backbone = Backbone("convnext_atto").eval()
+    torch.nn.init.normal_(backbone.net.norm_pre.weight)
+    image = torch.randn(2, 3, 64, 64)
+    raw = backbone.stages(image)[-1].permute(0, 2, 3, 1)
+    weight, bias = backbone.net.norm_pre.weight, backbone.net.norm_pre.bias
+    normed = torch.nn.functional.layer_norm(raw, (raw.shape[-1],), weight, bias, 1e-6)
+    torch.testing.assert_close(pooled(backbone(image)), normed.mean((1, 2)))
+
+
+def test_resnet_maps_are_torchvisions() -> None:
+    torchvision = pytest.importorskip("torchvision")
+    backbone = Backbone("resnet18").eval()
+    reference = torchvision.models.resnet18().eval()
+    reference.fc = torch.nn.Identity()
+    reference.load_state_dict(backbone.net.state_dict())
+    image = torch.randn(2, 3, 97, 97)
+    torch.testing.assert_close(pooled(backbone(image)), reference(image))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnext_atto"])
+def test_output_stride_8_keeps_the_weights_and_refines_the_maps(name: str) -> None:
+    backbone = Backbone(name, output_stride=8)
+    assert backbone.strides == (4, 8, 8, 8)
+    backbone.load_state_dict(Backbone(name).state_dict())
+    assert backbone.stages(torch.randn(1, 3, 64, 64))[-1].shape[2:] == (8, 8)
+
+
+def test_dilations_of_resnet50_at_output_stride_8() -> None:
+    """Strides 1, 2, 1, 1 and dilations 1, 1, 2, 4, as VICRegL's segmentation has them."""
+    net = Backbone("resnet50", output_stride=8).net
+    assert [getattr(net, f"layer{n}")[-1].conv2.dilation[0] for n in (1, 2, 3, 4)] == [1, 1, 2, 4]
+
+
+def test_drop_path_and_channels() -> None:
+    backbone = Backbone("convnext_atto", drop_path=0.3, in_chans=5)
+    assert backbone.net.stages[-1].blocks[-1].drop_path.drop_prob == pytest.approx(0.3)
+    assert backbone(torch.randn(1, 5, 64, 64))[0].shape[1] == 40
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("convnext_smal", "nearest: convnext_small"), ("vit_tiny_patch16_224", "no ConvNeXt or ResNet"), ("", "see timm")],
+)
+def test_other_networks_are_refused(name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Backbone(name)

@@ -1,0 +1,225 @@
+"""States are complete or absent, whatever happens while one is written and afterwards."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from densessl.config import Config
+from densessl.errors import UserError
+from densessl.training import checkpoint
+
+CONFIG = {
+    "name": "some",
+    "run": "somewhere",
+    "method": {"name": "vicreg"},
+    "backbone": {"name": "resnet18"},
+    "data": {"path": "pictures"},
+    "views": {"large": {"count": 2, "size": 64, "scale": (0.3, 1.0)}},
+    "optim": {"name": "adamw", "base_lr": 1e-3, "weight_decay": 0.05, "warmup": 0.1},
+    "batch": 8,
+    "steps": 100,
+}
+
+
+class Memory:
+    """An engine whose whole state is one tensor."""
+
+    def __init__(self, value: float = 0.0) -> None:
+        self.value = torch.full((1000,), value)
+
+    def save(self, folder: Path, name: str) -> None:
+        torch.save(self.value, folder / name / "engine.pt")
+
+    def load(self, folder: Path, name: str) -> None:
+        self.value = torch.load(folder / name / "engine.pt")
+
+
+def saved(run: Path, *steps: int) -> Path:
+    for step in steps:
+        checkpoint.save(Memory(step), run, step, {"pictures": 40})
+    return run
+
+
+def names(run: Path) -> list[str]:
+    return sorted(p.name for p in (run / "state").iterdir())
+
+
+def test_the_last_two_states_stay(tmp_path: Path) -> None:
+    run = saved(tmp_path, 5, 10, 15)
+    assert names(run) == ["latest", "step0000010", "step0000015"]
+    assert (run / "state" / "latest").read_text() == "step0000015"
+    assert checkpoint.newest_state(run) == ({"step": 15, "processes": 1, "pictures": 40}, [])
+    memory = Memory()
+    checkpoint.load(memory, run, 15)
+    assert memory.value[0] == 15
+
+
+# --- damage -----------------------------------------------------------------------------------------------------------
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "said"),
+    [
+        ("engine.pt", cut, r"engine.pt has \d+ bytes instead of \d+"),
+        ("engine.pt", flip, "engine.pt has changed since it was written"),
+        ("engine.pt", Path.unlink, "engine.pt is missing"),
+        ("manifest.json", cut, "manifest.json can't be read"),
+        ("manifest.json", Path.unlink, "manifest.json can't be read"),
+    ],
+)
+def test_a_damaged_state_is_passed_over_and_said(tmp_path: Path, name: str, damage, said: str) -> None:
+    run = saved(tmp_path, 1, 2, 3)
+    damage(run / "state" / "step0000003" / name)
+    about, lines = checkpoint.newest_state(run)
+    assert about["step"] == 2
+    assert len(lines) == 1
+    assert re.search(f"passing over .*step0000003: {said}", lines[0])
+    # It no longer counts among the last two, and its step can be saved again.
+    saved(run, 3)
+    assert names(run) == ["latest", "step0000002", "step0000003", "step0000003.damaged"]
+    assert checkpoint.newest_state(run)[0]["step"] == 3
+
+
+def test_nothing_whole_is_an_error_and_never_a_fresh_start(tmp_path: Path) -> None:
+    run = saved(tmp_path, 1, 2)
+    for step in (1, 2):
+        flip(run / "state" / f"step{step:07d}" / "engine.pt")
+    with pytest.raises(UserError, match=r"holds no whole state; --overwrite starts it again(\n.*passing over.*){2}"):
+        checkpoint.newest_state(run)
+
+
+MOMENTS = {
+    "engine": (Memory, "save", 2),
+    "manifest": (checkpoint, "_sha256", 2),
+    "rename": (Path, "rename", 2),
+    "deleting the old": (checkpoint.shutil, "rmtree", 3),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_crash_while_saving_leaves_the_state_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    run = saved(tmp_path, 1, 2)
+
+    def crash(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    where, name, newest = MOMENTS[moment]
+    with monkeypatch.context() as patch:
+        patch.setattr(where, name, crash)
+        with pytest.raises(KeyboardInterrupt):
+            saved(run, 3)
+    assert checkpoint.newest_state(run) == ({"step": newest, "processes": 1, "pictures": 40}, [])
+    saved(run, 3, 4)
+    assert names(run) == ["latest", "step0000003", "step0000004"]
+
+
+KILLED = """
+import os, random, signal, sys, time
+from pathlib import Path
+from test_checkpoint import Memory, checkpoint
+
+run, done, leftovers = Path(sys.argv[1]), 0, 0
+for trial in range(15):
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        for step in range(done + 1, done + 1000):
+            checkpoint.save(Memory(step), run, step, {})
+            os.write(writer, step.to_bytes(4, "big"))
+    os.close(writer)
+    completed = int.from_bytes(os.read(reader, 4), "big")  # the first one
+    time.sleep(random.uniform(0, 0.1))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    while more := os.read(reader, 4):
+        completed = int.from_bytes(more, "big")
+    os.close(reader)
+    leftovers += any(p.name.endswith(".tmp") for p in (run / "state").iterdir())
+    about, lines = checkpoint.newest_state(run)
+    assert not lines, lines
+    assert about["step"] in (completed, completed + 1), (about, completed)
+    memory = Memory()
+    checkpoint.load(memory, run, about["step"])
+    assert (memory.value == about["step"]).all()
+    done = about["step"]
+print(done, leftovers)
+"""
+
+
+def test_killed_at_any_moment_nothing_completed_is_lost(tmp_path: Path) -> None:
+    path = os.pathsep.join(sys.path)
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": path}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+    assert result.returncode == 0, result.stderr
+    done, leftovers = map(int, result.stdout.split())
+    assert done >= 15
+    assert leftovers  # some kills did hit a save
+
+
+# --- run folder -------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_refused_unless_resumed_or_overwritten(tmp_path: Path) -> None:
+    run, cfg = tmp_path / "run", Config(**CONFIG)
+    checkpoint.check_run_folder(run, resume=False, overwrite=False)
+    checkpoint.begin_run(run, cfg)
+    saved(run, 1)
+    (run / "metrics.jsonl").touch()
+    (run / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds a run already: --resume continues it, --overwrite deletes it"):
+        checkpoint.check_run_folder(run, resume=False, overwrite=False)
+    checkpoint.check_run_folder(run, resume=True, overwrite=False)
+    checkpoint.check_run_folder(run, resume=False, overwrite=True)
+    assert (run / "state").exists()
+    checkpoint.begin_run(run, cfg)
+    assert sorted(p.name for p in run.iterdir()) == ["config.yaml", "notes.txt"]
+
+
+def test_nothing_to_resume(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no run"):
+        checkpoint.check_run_folder(tmp_path, resume=True, overwrite=False)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for run in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(UserError, match=f"run={run} can't be written"):
+            checkpoint.check_run_folder(run, resume=False, overwrite=False)
+
+
+def test_what_matters_may_not_change_on_resuming(tmp_path: Path) -> None:
+    checkpoint.begin_run(tmp_path, Config(**CONFIG))
+    harmless = {
+        "log_every": 1,
+        "save_every": 7,
+        "threads": 2,
+        "run": "moved",
+        "data": {"path": "pictures", "workers": 0},
+    }
+    checkpoint.check_same(tmp_path, Config(**CONFIG | harmless))
+    changed = {"batch": 16, "optim": CONFIG["optim"] | {"base_lr": 2e-3}, "method": {"name": "vicreg", "mu": 1.0}}
+    with pytest.raises(UserError) as error:
+        checkpoint.check_same(tmp_path, Config(**CONFIG | changed))
+    assert str(error.value).splitlines()[1:] == [
+        "  batch: 8 in the run, 16 now",
+        "  method.mu: None in the run, 1.0 now",
+        "  optim.base_lr: 0.001 in the run, 0.002 now",
+    ]

@@ -1,0 +1,239 @@
+"""Two gloo processes against one with the whole batch: values and gradients."""
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from spawned import spawn
+from torch import Tensor, nn
+
+from densessl.errors import UserError
+from densessl.training import distributed
+from densessl.training.distributed import SyncBatchNorm, gather
+
+# --- what both processes do -------------------------------------------------------------------------------------------
+
+
+def whole_batch() -> tuple[Tensor, Tensor]:
+    random = torch.Generator().manual_seed(0)
+    return torch.randn(6, 5, generator=random, dtype=torch.float64), torch.randn(5, 4, generator=random).double()
+
+
+def coupled_loss(own: Tensor, everyone: Tensor) -> Tensor:
+    """A mean over own rows of something that every row enters, and a statistic of all rows."""
+    return (own @ everyone.T).exp().mean() + everyone.var(0).log().sum()
+
+
+def batch_norms() -> dict[str, nn.Module]:
+    torch.manual_seed(0)
+    norms: dict[str, nn.Module] = {
+        "2d": nn.BatchNorm2d(3),
+        "1d": nn.BatchNorm1d(3, momentum=None),
+        "plain": nn.BatchNorm1d(3, affine=False, track_running_stats=False),
+    }
+    nn.init.normal_(norms["2d"].weight)
+    return norms
+
+
+def norm_input(name: str) -> Tensor:
+    # Far from zero, where a mean of squares minus a squared mean would have lost its digits.
+    random = torch.Generator().manual_seed(1)
+    return 100 + 3 * torch.randn((6, 3, 4, 5) if name == "2d" else (6, 3), generator=random)
+
+
+def process(rank: int, folder: Path) -> dict[str, Any]:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    result: dict[str, Any] = {"rank": distributed.rank(), "world_size": distributed.world_size()}
+    # gather
+    x, weight = whole_batch()
+    weight.requires_grad_()
+    own = torch.tanh(x.chunk(2)[rank] @ weight)
+    everyone = gather(own)
+    loss = coupled_loss(own, everyone)
+    loss.backward()
+    result |= {"gathered": everyone.detach(), "loss": loss.detach(), "gradient": weight.grad}
+    result["counted"] = gather(torch.tensor([[rank, 7]]))
+    result["detached"] = gather(own.detach()).requires_grad
+    result["half"] = gather(torch.full((1, 2), rank + 0.5, dtype=torch.bfloat16))
+    # batch norm
+    for name, norm in batch_norms().items():
+        norm = distributed.synchronise_batch_norm(nn.Sequential(norm))[0]
+        assert isinstance(norm, SyncBatchNorm)
+        images = norm_input(name).chunk(2)[rank].clone().requires_grad_()
+        for _ in range(2):
+            out = norm(images)
+        out.pow(3).sum().backward()
+        result[name] = {"out": out.detach(), "images": images.grad, "state": norm.state_dict()}
+        result[name]["parameters"] = [p.grad for p in norm.parameters()]
+        if norm.track_running_stats:
+            result[name]["eval"] = norm.eval()(images).detach()
+    # small messages
+    result["mean"] = distributed.mean_over_processes({"a": torch.tensor(float(rank)), "b": 3.0})
+    result["any"] = distributed.any_process(rank == 1, False, torch.tensor(rank == 0))
+    result["object"] = distributed.broadcast_object({"from": rank})
+    module = nn.BatchNorm1d(2)
+    module.running_mean.fill_(rank + 1)
+    distributed.broadcast_buffers(module)
+    result["buffer"] = module.running_mean
+    result["on_first"] = distributed.on_first(lambda: f"by {rank}")
+    try:
+        distributed.on_first(refused, "no such thing")
+    except (UserError, SystemExit) as e:
+        result["refused"] = repr(e)
+    distributed.barrier()
+    dist.destroy_process_group()
+    return result
+
+
+def refused(text: str) -> None:
+    raise UserError(text)
+
+
+# --- what must come of it ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return spawn(process, tmp_path_factory.mktemp("two"))
+
+
+def test_gather_gives_all_rows_in_rank_order(results: list[dict[str, Any]]) -> None:
+    x, weight = whole_batch()
+    for rank, result in enumerate(results):
+        assert (result["rank"], result["world_size"]) == (rank, 2)
+        torch.testing.assert_close(result["gathered"], torch.tanh(x @ weight), rtol=1e-12, atol=0)
+        assert result["counted"].tolist() == [[0, 7], [1, 7]]
+        assert result["half"].tolist() == [[0.5, 0.5], [1.5, 1.5]]
+        assert not result["detached"]
+
+
+def test_averaged_gradient_through_gather_is_that_of_the_whole_batch(results: list[dict[str, Any]]) -> None:
+    x, weight = whole_batch()
+    weight.requires_grad_()
+    everyone = torch.tanh(x @ weight)
+    loss = coupled_loss(everyone, everyone)
+    loss.backward()
+    torch.testing.assert_close((results[0]["loss"] + results[1]["loss"]) / 2, loss.detach(), rtol=1e-12, atol=0)
+    mean = (results[0]["gradient"] + results[1]["gradient"]) / 2
+    torch.testing.assert_close(mean, weight.grad, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("name", ["2d", "1d", "plain"])
+def test_synchronised_batch_norm_is_that_of_the_whole_batch(name: str, results: list[dict[str, Any]]) -> None:
+    norm, images = batch_norms()[name], norm_input(name).requires_grad_()
+    for _ in range(2):
+        out = norm(images)
+    out.pow(3).sum().backward()
+    ours = [result[name] for result in results]
+
+    def joined(key: str) -> Tensor:
+        return torch.cat([o[key] for o in ours])
+
+    torch.testing.assert_close(joined("out"), out.detach(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(joined("images"), images.grad, rtol=1e-4, atol=2e-4)
+    for k, p in enumerate(norm.parameters()):
+        torch.testing.assert_close(ours[0]["parameters"][k] + ours[1]["parameters"][k], p.grad, rtol=1e-4, atol=1e-3)
+    for o in ours:
+        assert o["state"].keys() == norm.state_dict().keys()
+        for key, value in norm.state_dict().items():  # the running variance is the unbiased one
+            torch.testing.assert_close(o["state"][key], value, rtol=1e-5, atol=0)
+    if norm.track_running_stats:
+        torch.testing.assert_close(joined("eval"), norm.eval()(images).detach(), rtol=1e-4, atol=1e-4)
+
+
+def test_small_messages(results: list[dict[str, Any]]) -> None:
+    for rank, result in enumerate(results):
+        assert result["mean"] == {"a": 0.5, "b": 3.0}
+        assert result["any"] == (True, False, True)
+        assert result["object"] == {"from": 0}
+        assert result["buffer"].tolist() == [1, 1]
+        assert result["on_first"] == "by 0"
+        assert result["refused"] == ["UserError('no such thing')", "SystemExit(2)"][rank]
+
+
+# --- one process ------------------------------------------------------------------------------------------------------
+
+
+def test_one_process_needs_no_setup() -> None:
+    x = torch.ones(3, 2)
+    assert gather(x) is x
+    norm = nn.BatchNorm1d(2)
+    assert type(distributed.synchronise_batch_norm(nn.Sequential(norm))[0]) is nn.BatchNorm1d
+    assert distributed.mean_over_processes({"a": x.sum()}) == {"a": 6}
+    assert distributed.any_process(False, torch.tensor(True)) == (False, True)
+    assert distributed.broadcast_object("a") == "a"
+    with pytest.raises(UserError, match="no such thing"):
+        distributed.on_first(refused, "no such thing")
+
+
+@pytest.fixture
+def environ(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """An environment of its own, without what a launcher says."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "SLURM_", "OMP_", "DS_")
+    environ = {k: v for k, v in os.environ.items() if not k.startswith(names)} | {"DS_ACCELERATOR": "cpu"}
+    monkeypatch.setattr(os, "environ", environ)
+    threads = torch.get_num_threads()
+    yield environ
+    torch.set_num_threads(threads)
+
+
+def test_plain_python_is_one_process(environ: dict[str, str]) -> None:
+    assert distributed.setup(threads=1) == torch.device("cpu")
+    assert (environ["RANK"], environ["WORLD_SIZE"], environ["LOCAL_RANK"]) == ("0", "1", "0")
+    with socket.socket() as s:
+        s.bind((environ["MASTER_ADDR"], int(environ["MASTER_PORT"])))  # it is free
+
+
+def test_a_launcher_is_believed(environ: dict[str, str]) -> None:
+    named = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
+    environ.update(named)
+    distributed.setup(threads=1)
+    assert named.items() <= environ.items()
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("n[03-05,9],gpu1", "n03"),
+        ("gpu1,n[03-05]", "gpu1"),
+        ("a-b-01", "a-b-01"),
+        ("r[1,3]n-ib,x", "r1n-ib"),
+    ],
+)
+def test_srun_names_processes(environ: dict[str, str], nodes: str, first: str) -> None:
+    environ.update(SLURM_STEP_NODELIST=nodes, SLURM_PROCID="5", SLURM_NTASKS="8", SLURM_LOCALID="1")
+    environ.update(SLURM_JOB_ID="123456", SLURM_STEP_TASKS_PER_NODE="4(x2)")
+    distributed.setup(threads=1)
+    expected = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": first}
+    assert expected.items() <= environ.items()
+    assert environ["MASTER_PORT"] == "23456"
+
+
+@pytest.mark.parametrize(
+    ("given", "variables", "threads"),
+    [
+        (3, {}, 3),
+        (None, {}, 8),
+        (None, {"LOCAL_SIZE": "2"}, 4),  # the deepspeed launcher
+        (None, {"LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1", "TORCHELASTIC_RUN_ID": "none"}, 4),  # torchrun
+        (None, {"LOCAL_SIZE": "16"}, 1),
+    ],
+)
+def test_processes_share_the_cores(
+    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch, given: int | None, variables: dict[str, str], threads: int
+) -> None:
+    environ.update(variables)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(8), raising=False)
+    distributed.setup(given)
+    assert torch.get_num_threads() == threads
+
+
+def test_the_users_number_of_threads_stays(environ: dict[str, str]) -> None:
+    environ["OMP_NUM_THREADS"] = "1"
+    before = torch.get_num_threads()
+    distributed.setup()
+    assert torch.get_num_threads() == before

@@ -1,0 +1,188 @@
+"""The index of pictures and the decoding of one."""
+
+import io
+import os
+import pickle
+import random
+import struct
+import tracemalloc
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from densessl.data.images import Unreadable, decode, find_images
+from densessl.errors import UserError
+
+
+@pytest.fixture
+def pixels():
+    coarse = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    return cv2.resize(coarse, (70, 50), interpolation=cv2.INTER_CUBIC)
+
+
+def encoded(image: Image.Image, form: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def names(images):
+    return [os.path.relpath(images.path(i), images.root) for i in range(len(images))]
+
+
+def test_folder_is_searched_whole_in_an_order_of_its_own(tmp_path):
+    wanted = ["B.JPG", "a.png", "b.Jpeg", "z.webp", "é.tif", "a/2.bmp", "a/10.tiff", "a/deep/x.jpg", "b/1.jpg"]
+    others = [".hidden.jpg", "._a.png", "notes.txt", "jpg", ".thumbs/a.jpg", "a/._2.bmp"]
+    files = wanted + others
+    random.Random(0).shuffle(files)
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "c.jpg").mkdir()  # a folder, whatever its name
+    by_bytes = sorted(wanted, key=lambda name: (os.fsencode(os.path.dirname(name)), os.fsencode(name)))
+    assert names(find_images(str(tmp_path))) == by_bytes
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    (tmp_path / "data/a").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("data/a/1.jpg", "elsewhere/2.jpg"):
+        (tmp_path / name).touch()
+    (tmp_path / "data/a/up").symlink_to(tmp_path / "data")
+    (tmp_path / "data/b").symlink_to(tmp_path / "elsewhere")
+    assert names(find_images(str(tmp_path / "data"))) == ["a/1.jpg", "b/2.jpg"]
+
+
+def test_list_of_paths(tmp_path, pixels):
+    (tmp_path / "sub").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "sub/a b.png")
+    Image.fromarray(pixels[:20]).save(tmp_path / "c.png")
+    text = f"\ufeffsub/a b.png\r\n\r\n  \nmissing.jpg\n{tmp_path / 'c.png'}"
+    (tmp_path / "list.txt").write_bytes(text.encode())
+    images = find_images(str(tmp_path / "list.txt"))
+    assert len(images) == 3
+    np.testing.assert_array_equal(images.read(0), pixels)
+    np.testing.assert_array_equal(images.read(2), pixels[:20])
+    with pytest.raises(Unreadable, match=r"missing\.jpg: No such file"):
+        images.read(1)
+
+
+def test_index_is_small_and_so_is_its_making(tmp_path):
+    count = 50_000
+    lines = "".join(f"class_{i % 1000:04d}/picture_{i:08d}.jpg\n" for i in range(count))
+    (tmp_path / "list.txt").write_text(lines)
+    tracemalloc.start()
+    images = find_images(str(tmp_path / "list.txt"))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert images.path(count - 1).endswith("class_0999/picture_00049999.jpg")
+    assert peak < 80 * count  # 40 bytes of path and 8 of place, growing by doubling at worst; strings are 90 more
+    assert len(pickle.dumps(images)) < 50 * count
+    assert pickle.loads(pickle.dumps(images)).path(7) == images.path(7)
+
+
+def test_folder_with_many_files_needs_no_list_of_them(tmp_path):
+    for i in range(2000):
+        (tmp_path / f"{i * 7919 % 2000}.jpg").touch()
+    images = find_images(str(tmp_path))
+    assert names(images) == sorted(f"{i}.jpg" for i in range(2000))
+
+
+def test_formats(pixels):
+    picture = Image.fromarray(pixels)
+    grey = np.asarray(picture.convert("L"))
+    sixteen = cv2.imencode(".png", pixels[..., ::-1].astype(np.uint16) * 257)[1].tobytes()
+    sixteen_grey = cv2.imencode(".png", grey.astype(np.uint16) * 257)[1].tobytes()
+    half_clear = np.dstack([pixels, np.full(pixels.shape[:2], 100, np.uint8)])
+    palette = picture.quantize(16)
+    for data, truth, off in [
+        (encoded(picture, "PNG"), pixels, 0),
+        (encoded(picture, "BMP"), pixels, 0),
+        (encoded(picture, "TIFF", compression="tiff_lzw"), pixels, 0),
+        (encoded(picture, "WEBP", lossless=True), pixels, 0),
+        (encoded(picture, "JPEG", quality=98, subsampling=0), pixels, 8),
+        (encoded(picture, "JPEG", quality=98, subsampling=0, progressive=True), pixels, 8),
+        (encoded(picture.convert("L"), "PNG"), np.dstack([grey] * 3), 0),
+        (encoded(picture.convert("L"), "JPEG", quality=98), np.dstack([grey] * 3), 8),
+        (encoded(Image.fromarray(half_clear), "PNG"), pixels, 0),
+        (encoded(palette, "PNG"), np.asarray(palette.convert("RGB")), 0),
+        (encoded(picture.convert("1"), "PNG"), np.asarray(picture.convert("1").convert("RGB")), 0),
+        (encoded(picture.convert("CMYK"), "JPEG", quality=98), pixels, 8),
+        (sixteen, pixels, 1),
+        (sixteen_grey, np.dstack([grey] * 3), 1),
+    ]:
+        read = decode(data, "x")
+        assert read.dtype == np.uint8
+        assert read.shape == truth.shape
+        assert read.flags.c_contiguous
+        assert np.abs(read.astype(int) - truth).max() <= off
+
+
+def test_turn_in_exif_is_not_applied(pixels):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    assert decode(encoded(Image.fromarray(pixels), "JPEG", exif=exif), "x").shape == pixels.shape
+
+
+def huge_png() -> bytes:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    size = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def broken(picture: Image.Image) -> dict[str, bytes]:
+    thumbnail = encoded(picture.resize((16, 16)), "JPEG")
+    jpeg = encoded(picture, "JPEG", exif=b"Exif\0\0" + thumbnail)  # the end marker of the thumbnail comes first
+    png = encoded(picture, "PNG")
+    cut = {
+        f"cut {form}": encoded(picture, form)[: len(encoded(picture, form)) * 2 // 3]
+        for form in ("PNG", "WEBP", "TIFF", "BMP", "JPEG")
+    }
+    floats = cv2.imencode(".tif", np.zeros((4, 4), np.float32))[1].tobytes()
+    return cut | {
+        "empty": b"",
+        "text": b"no picture at all",
+        "noise": bytes(range(256)) * 20,
+        "header": png[:20],
+        "thumbnail": jpeg[:-20],
+        "huge": huge_png(),
+        "floats": floats,
+    }
+
+
+def test_broken_files_are_named(pixels, capfd):
+    for name, data in broken(Image.fromarray(pixels)).items():
+        with pytest.raises(Unreadable) as caught:
+            decode(data, f"{name}.jpg")
+        assert str(caught.value).startswith(f"{name}.jpg: ")
+        assert caught.value.reason
+        assert pickle.loads(pickle.dumps(caught.value)).reason == caught.value.reason
+    with pytest.raises(Unreadable, match="cut it into tiles"):
+        decode(huge_png(), "x")
+    assert capfd.readouterr().err == ""  # OpenCV keeps quiet
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: p / "none/such", "no such folder"),
+        (lambda p: p, r"no pictures in this folder.*looked for .*\.jpeg.*found 2 \.txt, 1 \.tar"),
+        (lambda p: p / "void", "found no files"),
+        (lambda p: p / "empty.txt", "the list is empty"),
+        (lambda p: p / "some.tar", "neither a folder nor a text file"),
+    ],
+)
+def test_errors(tmp_path: Path, make, message):
+    (tmp_path / "void").mkdir()
+    (tmp_path / "empty.txt").write_text("\n \r\n")
+    (tmp_path / "other.txt").write_text("x")
+    (tmp_path / "some.tar").write_bytes(b"\0" * 100)
+    with pytest.raises(UserError, match=message) as caught:
+        find_images(str(make(tmp_path)))
+    assert str(make(tmp_path)) in str(caught.value)

@@ -1,0 +1,248 @@
+"""Each layout as it lies on disk, and everything in it that would spoil a score."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from densessl.errors import UserError
+from densessl.segmentation.datasets import DATASETS, open_dataset
+from densessl.segmentation.datasets.files import palette, read_mask
+from densessl.segmentation.datasets.voc import CLASSES
+
+SIZE = (12, 8)  # width, height
+
+
+def picture(path: Path, size=SIZE) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (90, 120, 30)).save(path)
+
+
+def mask(path: Path, values=((0, 1), (2, 255)), mode="L", size=SIZE) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    small = np.asarray(values, np.uint8)
+    image = Image.fromarray(np.kron(small, np.ones((size[1] // len(small), size[0] // small.shape[1]), np.uint8)))
+    if mode == "P":
+        image.putpalette([part for i in range(256) for part in palette(i)])
+    image.save(path)
+
+
+def folder(root: Path, classes="sky\nroad\ncar\n", names=("a", "b")) -> Path:
+    for split in ("train", "val"):
+        for name in names:
+            picture(root / "images" / split / f"{name}.jpg")
+            mask(root / "masks" / split / f"{name}.png")
+    (root / "classes.txt").write_text(classes)
+    return root
+
+
+def voc(root: Path, val="2007_000033\n", train="2007_000032", augmented: str | None = None) -> Path:
+    base = root / "VOCdevkit" / "VOC2012"
+    lists = base / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    for name in ("2007_000032", "2007_000033"):
+        picture(base / "JPEGImages" / f"{name}.jpg")
+        mask(base / "SegmentationClass" / f"{name}.png", ((0, 15), (20, 255)), mode="P")
+    (lists / "train.txt").write_text(train)
+    (lists / "val.txt").write_text(val)
+    if augmented is not None:
+        for name in ("2007_000032", "2008_000002"):
+            picture(base / "JPEGImages" / f"{name}.jpg")
+            mask(base / "SegmentationClassAug" / f"{name}.png", ((0, 7), (7, 20)))
+        (lists / "trainaug.txt").write_text(augmented)
+    return root
+
+
+def test_folder(tmp_path):
+    data = open_dataset(folder(tmp_path / "mine", names=("b", "a", "deep/c")), "val")
+    assert (data.title, data.split, data.classes, len(data)) == ("mine", "val", ("sky", "road", "car"), 3)
+    assert [data.name(i) for i in range(3)] == ["a", "b", "c"]
+    image, labels = data[1]
+    assert image.shape == (8, 12, 3)
+    assert image.dtype == labels.dtype == np.uint8
+    np.testing.assert_array_equal(labels[[0, 0, -1, -1], [0, -1, 0, -1]], [0, 1, 2, 255])
+    assert len(set(data.colors)) == 3
+    data.check()
+
+
+@pytest.mark.parametrize("name", ["unlabelled", "Void", "ignore"])
+def test_a_class_to_ignore_leaves_the_classes_and_those_after_it_move_up(tmp_path, name):
+    data = open_dataset(folder(tmp_path, classes=f"sky\n{name}\ncar"), "train")
+    assert data.classes == ("sky", "car")
+    np.testing.assert_array_equal(np.unique(data[0][1]), [0, 1, 255])
+    assert data[0][1][0, -1] == 255  # file value 1
+    assert data[0][1][-1, 0] == 1  # file value 2
+
+
+def test_palette_masks_are_read_as_indices_and_exif_rotation_is_not_applied(tmp_path):
+    data = open_dataset(folder(tmp_path), "train")
+    mask(tmp_path / "masks" / "train" / "a.png", mode="P")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a viewer would turn it by 90 degrees
+    Image.new("RGB", SIZE).save(tmp_path / "images" / "train" / "a.jpg", exif=exif)
+    image, labels = data[0]
+    assert image.shape[:2] == labels.shape == (8, 12)
+    np.testing.assert_array_equal(np.unique(labels), [0, 1, 2, 255])
+
+
+def test_masks_of_less_than_8_bits_keep_their_numbers(tmp_path):
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", 4, 1, 4, 0, 0, 0, 0)  # 4x1 pixels of 4 bits, grey
+    body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes([0, 0x01, 0x2F]))) + chunk(b"IEND", b"")
+    (tmp_path / "m.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    assert read_mask(tmp_path / "m.png").tolist() == [[0, 1, 2, 15]]
+
+
+def spoil(root: Path, how: str) -> None:
+    images, masks = root / "images" / "train", root / "masks" / "train"
+    if how == "size":
+        mask(masks / "a.png", size=(24, 8))
+    if how == "value":
+        mask(masks / "a.png", ((0, 1), (9, 255)))
+    if how == "rgb":
+        picture(masks / "a.png")
+    if how == "16 bit":
+        Image.fromarray(np.full((8, 12), 300, np.uint16)).save(masks / "a.png")
+    if how == "broken mask":
+        (masks / "a.png").write_bytes((masks / "a.png").read_bytes()[:50])
+    if how == "no picture at all":
+        (images / "a.jpg").write_text("hello")
+    if how == "no mask":
+        for name in "pqrstuv":
+            picture(images / f"{name}.jpg")
+    if how == "no picture":
+        mask(masks / "z.png")
+    if how == "twice":
+        picture(images / "a.PNG")
+    if how == "empty line":
+        (root / "classes.txt").write_text("sky\n\ncar\n")
+    if how == "same class":
+        (root / "classes.txt").write_text("sky\nroad\nsky\n")
+    if how == "no classes":
+        (root / "classes.txt").write_text("\n")
+    if how == "no list":
+        (root / "classes.txt").unlink()
+    if how == "half unpacked":
+        for file in (root / "masks").rglob("*.png"):
+            file.unlink()
+        (masks.parent / "val").rmdir()
+        masks.rmdir()
+    if how == "empty":
+        for file in [*images.iterdir(), *masks.iterdir()]:
+            file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("size", r"a\.png: the mask is 24x8 pixels, its picture a\.jpg is 12x8"),
+        ("value", r"a\.png: the mask holds the value 9, .* labels 0 to 2, and 255"),
+        ("rgb", r"a\.png: a mask of mode RGB; one 8-bit channel is needed"),
+        ("16 bit", r"a\.png: a mask of 16 or 32 bits"),
+        ("broken mask", r"a\.png: "),
+        ("no picture at all", r"a\.jpg: not a picture"),
+        ("no mask", r"7 pictures without mask \(masks are \.png\): p, q, r, s, t and 2 more"),
+        ("no picture", r"1 masks without picture: z"),
+        ("twice", r"a\.\w+: a\.\w+ has the same name"),
+        ("empty line", r"classes\.txt, line 2: an empty line"),
+        ("same class", r"classes\.txt, line 3: 'sky' stands twice"),
+        ("no classes", r"classes\.txt: 0 classes"),
+        ("no list", r"(?s)classes\.txt is missing.expected:.*found:.*images/  train, val"),
+        ("half unpacked", r"(?s)masks/train is missing.expected:.*masks/train/NAME\.png.*found:.*masks/  empty"),
+        ("empty", r"(?s)no pictures in images/train.*expected:"),
+    ],
+)
+def test_wrong_folders_are_refused(tmp_path, how, message):
+    root = folder(tmp_path / "mine")
+    spoil(root, how)
+    with pytest.raises(UserError, match=message):
+        open_dataset(root, "train").check()
+
+
+def test_anything_else_is_answered_with_every_layout(tmp_path):
+    (tmp_path / "holiday").mkdir()
+    with pytest.raises(UserError, match=r"(?s)JPEGImages.*classes\.txt.*found:.*holiday/  empty") as error:
+        open_dataset(tmp_path, "train")
+    for dataset in DATASETS.values():
+        assert all(line in str(error.value) for line in dataset.layout.splitlines())
+    with pytest.raises(UserError, match="there is no such folder"):
+        open_dataset(tmp_path / "nowhere", "train")
+
+
+@pytest.mark.parametrize("given", [".", "VOCdevkit", "VOCdevkit/VOC2012"])
+def test_voc_in_its_own_layout(tmp_path, given):
+    data = open_dataset(voc(tmp_path) / given, "val")
+    assert (data.title, data.split, data.classes, len(data)) == ("voc2012", "val", CLASSES, 1)
+    assert len(CLASSES) == 21
+    assert data.name(0) == "2007_000033"
+    np.testing.assert_array_equal(np.unique(data[0][1]), [0, 15, 20, 255])
+    assert len(open_dataset(tmp_path / given, "train")) == 1  # its list has no newline at the end
+
+
+def test_voc_palette():
+    published = {
+        **{0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 8: (64, 0, 0)},
+        **{15: (192, 128, 128), 20: (0, 64, 128), 255: (224, 224, 192)},
+    }
+    assert {i: palette(i) for i in published} == published
+
+
+def test_voc_augmented_bare_names_keep_vocs_own_masks(tmp_path):
+    data = open_dataset(voc(tmp_path, augmented="2007_000032\r\n\r\n2008_000002"), "train")
+    assert (data.split, len(data)) == ("trainaug", 2)
+    np.testing.assert_array_equal(np.unique(data[0][1]), [0, 15, 20, 255])  # SegmentationClass, with its border
+    np.testing.assert_array_equal(np.unique(data[1][1]), [0, 7, 20])  # SegmentationClassAug
+
+
+def test_voc_augmented_two_columns(tmp_path):
+    lines = [f"/JPEGImages/{n}.jpg /SegmentationClassAug/{n}.png" for n in ("2007_000032", "2008_000002")]
+    data = open_dataset(voc(tmp_path, augmented="\n".join(lines)), "train")
+    assert [data.name(i) for i in range(len(data))] == ["2007_000032", "2008_000002"]
+    np.testing.assert_array_equal(np.unique(data[0][1]), [0, 7, 20])  # as the list says
+    data.check()
+
+
+@pytest.mark.parametrize(
+    ("make", "split", "message"),
+    [
+        ({"augmented": "2007_000032\n2007_000033"}, "train", r"trainaug\.txt: 1 of its pictures stand in val\.txt"),
+        ({"val": "a b c\n"}, "val", r"val\.txt, line 1: 3 columns"),
+        ({"val": "2007_000033\n2007_000033"}, "val", r"val\.txt, line 2: 2007_000033 stands twice"),
+        ({"val": "\n"}, "val", r"val\.txt: the list is empty"),
+        (
+            {"val": "2007_000099"},
+            "val",
+            r"(?s)1 pictures of val\.txt are missing: JPEGImages/2007_000099\.jpg.*expected",
+        ),
+    ],
+)
+def test_wrong_voc_lists_are_refused(tmp_path, make, split, message):
+    with pytest.raises(UserError, match=message):
+        open_dataset(voc(tmp_path, **make), split)
+
+
+def test_half_unpacked_voc(tmp_path):
+    root = voc(tmp_path)
+    (root / "VOCdevkit/VOC2012/SegmentationClass/2007_000033.png").unlink()
+    with pytest.raises(UserError, match=r"1 masks of val\.txt are missing"):
+        open_dataset(root, "val")
+    for file in (root / "VOCdevkit/VOC2012/ImageSets/Segmentation").iterdir():
+        file.unlink()
+    with pytest.raises(UserError, match=r"(?s)train\.txt is missing.*expected:.*found:.*JPEGImages/"):
+        open_dataset(root, "train")
+
+
+def test_scenes():
+    train, val = open_dataset("scenes", "train"), open_dataset("scenes", "val")
+    assert train.classes == val.classes
+    assert len(train.colors) == len(train.classes) == len(set(train.colors))
+    image, labels = val[3]
+    assert image.shape == (*labels.shape, 3)
+    assert labels.max() < len(val.classes)
+    assert not np.array_equal(image, train[3][0])
+    np.testing.assert_array_equal(image, val[3][0])

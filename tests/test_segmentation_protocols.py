@@ -1,0 +1,78 @@
+"""Named protocols are frozen; every setting is in the hash; wrong settings are refused."""
+
+import dataclasses
+
+import pytest
+
+from densessl.errors import UserError
+from densessl.segmentation.protocols import PROTOCOLS, deviations, digest, find_protocol, label
+
+# A named protocol never changes: where one of these differs, give the new settings a new name.
+FROZEN = {"vicregl_convnext": "47b78c20", "vicregl_resnet": "27f4c539", "linear_small": "adab004b"}
+OTHER = {
+    "features": "last",
+    "output_stride": 16,
+    "optimizer": "sgd",
+    "inference": "slide",
+    "warmup": 7,
+    "scale": (100, 90),
+    "ratio": (0.9, 1.1),
+    "crop": (96, 64),
+    "photometric": True,
+    "window": 77,
+    "stride": 55,
+}
+
+
+def test_named_protocols_are_frozen():
+    assert {name: digest(protocol) for name, protocol in PROTOCOLS.items()} == FROZEN
+
+
+def test_every_setting_changes_the_hash_and_is_shown():
+    base = dataclasses.replace(PROTOCOLS["linear_small"], window=64, stride=32)
+    seen = {digest(base)}
+    for key, value in base.settings().items():
+        new = OTHER.get(key) or (value / 2 if isinstance(value, float) else (value or 0) + 1) or 0.5
+        changed = dataclasses.replace(base, **{key: new})
+        assert digest(changed) not in seen, key
+        assert any(deviation.startswith(f"{key}=") for deviation in deviations(changed))
+        assert f"{key}=" in label(changed)
+        seen.add(digest(changed))
+
+
+def test_name_and_source_are_not_in_the_hash():
+    base = PROTOCOLS["linear_small"]
+    assert digest(dataclasses.replace(base, name="mine", source="here")) == digest(base)
+    assert label(base) == f"linear_small [{digest(base)}]"
+
+
+def test_settings_are_parsed():
+    protocol = find_protocol("linear_small", ["iterations=20", "lr=1e-2", "crop=[64, 96]", "photometric=true"])
+    assert (protocol.iterations, protocol.lr, protocol.crop, protocol.photometric) == (20, 0.01, (64, 96), True)
+    assert find_protocol("vicregl_convnext", ["scale=null"]).scale is None
+    assert digest(find_protocol("linear_small", ["lr=0.001"])) == digest(PROTOCOLS["linear_small"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["iteration=3"], "nearest: iterations"),
+        (["iterations"], "key=value"),
+        (["iterations=x"], "iterations: .*integer"),
+        (["warmup=300"], "warmup=300 must be below iterations=300"),
+        (["crop=5"], "crop: .*tuple"),
+        (["lr=-1", "batch=0"], "lr: .*greater than 0; batch: .*greater than 0"),
+        (["features=all"], "'stages' or 'last'"),
+        (["ratio=[2, 1]"], "smaller factor first"),
+        (["inference=slide"], "needs a window and a stride"),
+        (["inference=slide", "window=8", "stride=9"], "pixels are left out"),
+    ],
+)
+def test_wrong_settings_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        find_protocol("linear_small", changes)
+
+
+def test_an_unknown_protocol_names_the_known():
+    with pytest.raises(UserError, match="vicregl_convnext, vicregl_resnet, linear_small"):
+        find_protocol("linear_smal")

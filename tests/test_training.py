@@ -1,0 +1,317 @@
+"""The loop: resuming, stopping, refusing; and the launchers, which give the same run as plain python."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from densessl.backbone_file import load_backbone
+from densessl.config import load_config
+from densessl.data.views import Views
+from densessl.errors import UserError
+from densessl.methods import METHODS
+from densessl.methods.vicreg import VICReg
+from densessl.training import distributed
+from densessl.training.log import cut
+from densessl.training.pretrain import pretrain, seed
+
+ROOT = Path(__file__).parents[1]
+SECONDS = 120
+TINY: dict[str, Any] = {
+    "method": {"name": "vicreg", "expander": [16, 16]},
+    "backbone": {"name": "test_resnet"},
+    "data": {"workers": 1},
+    "views": {"large": {"count": 2, "size": 32, "scale": [0.3, 1.0]}},
+    "optim": {"name": "adamw", "base_lr": 0.03, "weight_decay": 0.05, "warmup": 0.2},
+    "batch": 8,
+    "steps": 6,
+    "log_every": 1,
+    "save_every": 3,
+    "threads": 1,
+}
+VARYING = ("pictures_per_s", "data_wait")  # what differs from run to run
+
+
+@pytest.fixture(scope="module")
+def cfg_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A configuration for 20 pictures of noise."""
+    folder = tmp_path_factory.mktemp("cfg")
+    (folder / "pictures").mkdir()
+    for i in range(20):
+        noise = np.random.default_rng(i).integers(0, 255, (6, 8, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / "pictures" / f"{i}.png"), cv2.resize(noise, (80, 60)))
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY | {"data": {"path": str(folder / "pictures"), **TINY["data"]}}))
+    return path
+
+
+def run(cfg_file: Path, folder: Path, *overrides: str, **how: bool) -> Path:
+    return pretrain(load_config(str(cfg_file), [f"run={folder}", *overrides]), **how)
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in VARYING} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def finished(cfg_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(cfg_file, tmp_path_factory.mktemp("runs") / "finished", "backbone.drop_path=0.5")
+
+
+# --- one process ------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_folder_holds_everything(finished: Path, cfg_file: Path) -> None:
+    assert [line["step"] for line in metrics(finished)] == [1, 2, 3, 4, 5, 6]
+    for line in metrics(finished):
+        terms = [line[name] for name in ("invariance", "variance", "covariance")]
+        assert line["loss"] == pytest.approx(sum(terms), rel=1e-5)
+    assert len({line["loss"] for line in metrics(finished)}) == 6
+    assert sorted(p.name for p in (finished / "state").iterdir()) == ["latest", "step0000003", "step0000006"]
+    assert list((finished / "tensorboard").iterdir())
+    overrides = [f"run={finished}", "backbone.drop_path=0.5"]
+    assert load_config(str(finished / "config.yaml")) == load_config(str(cfg_file), overrides)
+    backbone = load_backbone(finished / "backbone.safetensors")
+    assert (backbone.name, backbone.metadata["method"], backbone.metadata["step"]) == ("test_resnet", "vicreg", 6)
+
+
+def test_resumed_equals_uninterrupted_bitwise(finished: Path, cfg_file: Path, tmp_path: Path) -> None:
+    resumed = shutil.copytree(finished, tmp_path / "resumed")
+    shutil.rmtree(resumed / "state" / "step0000006")
+    for name in ("backbone.safetensors", "tensorboard"):
+        shutil.rmtree(resumed / name) if (resumed / name).is_dir() else (resumed / name).unlink()
+    run(cfg_file, resumed, "backbone.drop_path=0.5", resume=True)
+    assert metrics(resumed) == metrics(finished)
+    ours, truth = (load_backbone(folder / "backbone.safetensors").state_dict() for folder in (resumed, finished))
+    assert all(torch.equal(ours[key], value) for key, value in truth.items())
+
+
+def test_resuming_passes_over_a_damaged_state_and_says_so(
+    finished: Path, cfg_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resumed = shutil.copytree(finished, tmp_path / "resumed")
+    model = next((resumed / "state" / "step0000006").glob("mp_rank*"))
+    model.write_bytes(model.read_bytes()[:-100])
+    run(cfg_file, resumed, "backbone.drop_path=0.5", resume=True)
+    assert "passing over" in capsys.readouterr().err
+    assert metrics(resumed) == metrics(finished)
+
+
+def test_resuming_a_finished_run_changes_nothing(finished: Path, cfg_file: Path) -> None:
+    before = metrics(finished)
+    run(cfg_file, finished, "backbone.drop_path=0.5", resume=True)
+    assert metrics(finished) == before
+
+
+def test_a_run_in_the_way_is_refused_or_overwritten(finished: Path, cfg_file: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished, tmp_path / "run")
+    with pytest.raises(UserError, match="holds a run already"):
+        run(cfg_file, folder)
+    with pytest.raises(UserError, match="holds a run already"):
+        run(cfg_file, folder, "data.path=nowhere")
+    with pytest.raises(UserError, match="nowhere"):  # found out before the old run is deleted
+        run(cfg_file, folder, "data.path=nowhere", overwrite=True)
+    assert metrics(folder) == metrics(finished)
+    run(cfg_file, folder, "steps=2", overwrite=True)
+    assert [line["step"] for line in metrics(folder)] == [1, 2]
+    assert sorted(p.name for p in (folder / "state").iterdir()) == ["latest", "step0000002"]
+
+
+def test_resuming_with_what_changes_the_run_is_refused(finished: Path, cfg_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="\n  batch: 8 in the run, 4 now"):
+        run(cfg_file, finished, "backbone.drop_path=0.5", "batch=4", resume=True)
+    with pytest.raises(UserError, match="holds no run"):
+        run(cfg_file, tmp_path / "new", resume=True)
+    pictures = Path(load_config(str(cfg_file)).data.path)
+    extra = shutil.copy(pictures / "0.png", pictures / "extra.png")
+    try:
+        with pytest.raises(UserError, match="had 20 pictures, now 21"):
+            run(cfg_file, finished, "backbone.drop_path=0.5", resume=True)
+    finally:
+        extra.unlink()
+
+
+def test_a_run_folder_that_cannot_be_written_is_refused_at_once(cfg_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"run=.*file/run can't be written"):
+        run(cfg_file, tmp_path / "file" / "run", "data.path=nowhere")
+
+
+def test_random_numbers_differ_between_seeds_steps_and_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    for rank in range(3):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        for number in range(3):
+            for step in range(3):
+                seed(number, step)
+                drawn.append((torch.rand(1).item(), random.random(), np.random.rand()))
+    for values in zip(*drawn, strict=True):
+        assert len(set(values)) == 27
+
+
+def test_epochs_are_whole_batches(cfg_file: Path, tmp_path: Path) -> None:
+    run(cfg_file, tmp_path / "run", "epochs=1.5", "data.workers=0")  # 20 pictures are 2 batches of 8
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2, 3]
+
+
+@contextmanager
+def method_that(update: Callable[[float], None], spoil: Callable[[], float] = lambda: 1.0) -> Iterator[None]:
+    class Changed(VICReg):
+        def forward(self, views: Views) -> dict[str, Tensor]:
+            terms = super().forward(views)
+            return terms | {"variance": terms["variance"] * spoil()}
+
+        def update(self, progress: float) -> None:
+            update(progress)
+
+    METHODS["vicreg"], before = Changed, METHODS["vicreg"]
+    try:
+        yield
+    finally:
+        METHODS["vicreg"] = before
+
+
+def test_sigterm_saves_and_resuming_goes_on_with_the_same_losses(
+    finished: Path, cfg_file: Path, tmp_path: Path
+) -> None:
+    seen = []
+
+    def update(progress: float) -> None:
+        seen.append(progress)
+        if len(seen) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    with method_that(update), pytest.raises(SystemExit) as stopped:
+        run(cfg_file, tmp_path / "run", "backbone.drop_path=0.5")
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert seen == [1 / 6, 2 / 6]
+    assert sorted(p.name for p in (tmp_path / "run" / "state").iterdir()) == ["latest", "step0000002"]
+    run(cfg_file, tmp_path / "run", "backbone.drop_path=0.5", resume=True)
+    assert metrics(tmp_path / "run") == metrics(finished)
+
+
+def test_a_second_ctrl_c_stops_at_once(cfg_file: Path, tmp_path: Path) -> None:
+    def update(progress: float) -> None:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with method_that(update), pytest.raises(KeyboardInterrupt):
+        run(cfg_file, tmp_path / "run", "data.workers=0")
+    assert not (tmp_path / "run" / "state").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_before_it_reaches_the_weights(cfg_file: Path, tmp_path: Path) -> None:
+    factors = iter([1.0, 1.0, 1.0, 1.0, float("nan")])
+    message = r"step 5: the loss is not finite \(variance\), so the run stops; the state after 3 steps is whole"
+    with method_that(lambda progress: None, lambda: next(factors)), pytest.raises(UserError, match=message):
+        run(cfg_file, tmp_path / "run", "data.workers=0")
+    for value in load_backbone(tmp_path / "run" / "backbone.safetensors").state_dict().values():
+        assert value.isfinite().all()
+
+
+def test_metrics_are_cut_after_a_step_and_where_a_crash_left_half_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2}\n{"step": 3}\n{"step": 2, "lo')
+    cut(path, 2)
+    assert path.read_text() == '{"step": 1, "loss": 2.0}\n{"step": 2}\n'
+    cut(tmp_path / "none.jsonl", 2)
+
+
+def test_only_the_loop_names_distributed_and_deepspeed() -> None:
+    for word, home in (("torch.distributed", "distributed.py"), ("deepspeed", "engine.py")):
+        for path in (ROOT / "densessl").rglob("*.py"):
+            lines = path.read_text().splitlines()
+            imports = [line for line in lines if line.strip().startswith((f"import {word}", f"from {word}"))]
+            assert not imports or path.name == home, path
+
+
+# --- two processes ----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def started(command: list[str], log: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A command in a process group of its own, which ends with the block."""
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=os.environ | environment,
+            cwd=ROOT,
+            start_new_session=True,
+        )
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < end, log.read_text()
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.05)
+
+
+def test_launched_killed_resumed_by_another_launcher_and_stopped(cfg_file: Path, tmp_path: Path) -> None:
+    """Two processes under the deepspeed launcher, killed; then under torchrun, told to stop. One process agrees."""
+    folder, log = tmp_path / "run", tmp_path / "log"
+    environment = {
+        "PYTHONPATH": str(ROOT),
+        "TORCH_EXTENSIONS_DIR": str(tmp_path / "extensions"),
+        "DS_ACCELERATOR": "cpu",
+    }
+    port = distributed._alone()["MASTER_PORT"]
+    long = ["steps=100000", "save_every=5"]
+    arguments = ["tools/pretrain.py", "--cfg", str(cfg_file), f"run={folder}", *long]
+    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_accelerators", "2", "--master_port", port]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port]
+
+    def lines() -> int:
+        path = folder / "metrics.jsonl"
+        return path.read_text().count("\n") if path.exists() else 0
+
+    with started([*launcher, *arguments], log, environment) as process:
+        wait_for(lambda: lines() >= 11, process, log)
+    cut(folder / "metrics.jsonl", 100000)  # the kill may have left half a line
+    first = metrics(folder)
+    before, newest = sorted((folder / "state").glob("step???????"))
+    (newest / "manifest.json").unlink()  # so that some steps are done twice
+    with started([*torchrun, *arguments, "--resume"], log, environment) as process:
+        wait_for(lambda: lines() > len(first), process, log)
+        process.send_signal(signal.SIGTERM)
+        process.wait(SECONDS)
+    assert log.read_text().count(f"from step {int(before.name[4:])};") == 1  # said by one process
+    second = metrics(folder)
+    assert second[: len(first)] == first
+    assert (folder / "state" / "latest").read_text() == f"step{len(second):07d}"
+    assert not (tmp_path / "extensions").exists()
+
+    def update(progress: float) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with method_that(update), pytest.raises(SystemExit):
+        run(cfg_file, tmp_path / "one", *long)
+    for one, two in zip(metrics(tmp_path / "one"), first, strict=False):
+        assert two == pytest.approx(one, rel=1e-4)
