@@ -22,6 +22,7 @@ from densessl.key_report import key_report
 
 FORMAT = "densessl-backbone-1"
 FILE_NAME = "backbone.safetensors"
+FACTS = {"in_chans": int, "step": int, "channels": list, "strides": list, "mean": list, "std": list}  # written in JSON
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 GREY = {"mean": 0.449, "std": 0.226}  # their means over the colours, for any other number of channels
 
@@ -43,12 +44,7 @@ def save_backbone(
     """
     if not len(mean) == len(std) == backbone.in_chans:
         raise UserError(f"mean has {len(mean)} and std {len(std)} values, the backbone {backbone.in_chans} channels")
-    facts = {
-        **_structure(backbone),
-        "mean": tuple(mean),
-        "std": tuple(std),
-        "step": step,
-    }
+    facts = {**_structure(backbone), "mean": tuple(mean), "std": tuple(std), "step": step}
     texts = {
         "format": FORMAT,
         "densessl": __version__,
@@ -152,14 +148,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path}: a safetensors file without densessl's metadata (format {metadata.get('format')!r} instead of "
             f"{FORMAT!r}); weights of another project come in by backbone.init={path} of pretrain"
         )
-    for key, kind in {
-        "in_chans": int,
-        "channels": list,
-        "strides": list,
-        "mean": list,
-        "std": list,
-        "step": int,
-    }.items():
+    for key, kind in FACTS.items():
         try:
             value = json.loads(metadata[key])
         except (KeyError, json.JSONDecodeError):

@@ -27,7 +27,7 @@ class Backbone(nn.Module):
 
     def __init__(self, name: str, *, in_chans: int = 3, drop_path: float = 0.0, output_stride: int = 32) -> None:
         super().__init__()
-        family: dict[str, Any] = {"head_norm_first": True} if name.startswith("convnext") else {}
+        family: dict[str, Any] = {"head_norm_first": True, "head_hidden_size": 0} if name.startswith("convnext") else {}
         if not timm.is_model(name) or not name.startswith(("convnext", "resnet", "test_resnet")):
             raise UserError(f"backbone.name: {name!r} is no ConvNeXt or ResNet of timm{_nearest(name)}")
         net = timm.create_model(
@@ -75,7 +75,7 @@ def pooled(maps: list[Tensor]) -> Tensor:
 
 def backbone_names() -> list[str]:
     """Every name that Backbone takes."""
-    return [*timm.list_models("convnext*"), *timm.list_models("resnet*")]
+    return timm.list_models(["convnext*", "resnet*"], exclude_filters=["resnetv2*", "*clip*"])
 
 
 def _nearest(name: str) -> str:

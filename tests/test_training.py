@@ -1,5 +1,6 @@
 """The loop: resuming, stopping, refusing; and the launchers, which give the same run as plain python."""
 
+import io
 import json
 import os
 import random
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ from densessl.errors import UserError
 from densessl.methods import METHODS
 from densessl.methods.vicreg import VICReg
 from densessl.training import distributed
-from densessl.training.log import cut
-from densessl.training.pretrain import pretrain, seed
+from densessl.training.engine import Engine
+from densessl.training.log import Log, cut
+from densessl.training.pretrain import pretrain, seed_step
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 120
@@ -159,7 +161,7 @@ def test_random_numbers_differ_between_seeds_steps_and_processes(monkeypatch: py
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         for number in range(3):
             for step in range(3):
-                seed(number, step)
+                seed_step(number, step)
                 drawn.append((torch.rand(1).item(), random.random(), np.random.rand()))
     for values in zip(*drawn, strict=True):
         assert len(set(values)) == 27
@@ -220,11 +222,21 @@ def test_a_second_ctrl_c_stops_at_once(cfg_file: Path, tmp_path: Path) -> None:
 
 def test_a_loss_that_is_not_finite_stops_before_it_reaches_the_weights(cfg_file: Path, tmp_path: Path) -> None:
     factors = iter([1.0, 1.0, 1.0, 1.0, float("nan")])
-    message = r"step 5: the loss is not finite \(variance\), so the run stops; the state after 3 steps is whole"
+    message = r"step 5: not finite: variance\. The run stops; the state after 3 steps is whole"
     with method_that(lambda progress: None, lambda: next(factors)), pytest.raises(UserError, match=message):
         run(cfg_file, tmp_path / "run", "data.workers=0")
     for value in load_backbone(tmp_path / "run" / "backbone.safetensors").state_dict().values():
         assert value.isfinite().all()
+
+
+def test_a_gradient_that_is_not_finite_is_never_saved(
+    cfg_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, norms = Engine.step, iter([1.0, 1.0, float("inf")])
+    monkeypatch.setattr(Engine, "step", lambda self: step(self) * next(norms))
+    with pytest.raises(UserError, match=r"step 3: not finite: gradient\. The run stops; no state was saved yet"):
+        run(cfg_file, tmp_path / "run", "data.workers=0")
+    assert not (tmp_path / "run" / "state").exists()
 
 
 def test_metrics_are_cut_after_a_step_and_where_a_crash_left_half_a_line(tmp_path: Path) -> None:
@@ -233,6 +245,29 @@ def test_metrics_are_cut_after_a_step_and_where_a_crash_left_half_a_line(tmp_pat
     cut(path, 2)
     assert path.read_text() == '{"step": 1, "loss": 2.0}\n{"step": 2}\n'
     cut(tmp_path / "none.jsonl", 2)
+
+
+def test_a_terminal_gets_a_bar_and_anything_else_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("terminal", "file"):
+        (tmp_path / name).mkdir()
+        shown = io.StringIO()
+        monkeypatch.setattr(shown, "isatty", lambda name=name: name == "terminal")
+        monkeypatch.setattr(sys, "stderr", shown)
+        values = {"loss": 3.5, "variance": 1.25, "lr": 0.01, "pictures_per_s": 20.0, "data_wait": 0.125}
+        with closing(Log(tmp_path / name, done=40, steps=100, batch=10)) as log:
+            log.say("begin")
+            for step in (41, 42):
+                log.advance()
+                log.write(step, values)
+        text = shown.getvalue()
+        assert "begin\n" in text
+        assert "loss 3.5  lr 0.01  20 pictures/s  waiting for data 12%" in text
+        assert "variance 1.25" in text
+        if name == "terminal":
+            assert "42/100" in text
+        else:
+            assert "step 42/100  left 0:00:29  loss" in text
+            assert "\r" not in text
 
 
 def test_only_the_loop_names_distributed_and_deepspeed() -> None:

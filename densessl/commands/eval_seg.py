@@ -86,7 +86,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     seeds.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N-1, reported as mean ± standard deviation")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: segmentation/ in the run folder")
     parser.add_argument(
-        "--workers", type=int, default=min(4, os.cpu_count() or 1), metavar="N", help="processes that read pictures"
+        "--workers",
+        type=int,
+        default=max(1, min(4, (os.cpu_count() or 1) // 2)),
+        metavar="N",
+        help="processes that read pictures",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     parser.add_argument("--list", action="store_true", help="print the protocols: hash, source, settings")

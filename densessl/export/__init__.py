@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 from densessl import __version__
-from densessl.backbone_file import find_backbone
+from densessl.backbone_file import FILE_NAME, find_backbone
 from densessl.backbones import Backbone
 from densessl.errors import UserError
 from densessl.export import timm, torchvision
@@ -73,19 +73,19 @@ def _destination(spec: Path, backbone: Backbone, target: str, suffix: str, out: 
         path /= f"{backbone.name}.{target}{suffix}"
     if path.suffix != suffix:
         raise UserError(f"--out {path}: {target} wants a file that ends with {suffix}")
-    if path.exists() and any(
-        path.samefile(source) for source in (spec, spec / "backbone.safetensors") if source.exists()
-    ):
+    if path.exists() and any(path.samefile(source) for source in (spec, spec / FILE_NAME) if source.exists()):
         raise UserError(f"--out {path}: is the backbone file itself")
     return path
 
 
 def _manifest(backbone: Backbone, target: str, name: str, file: Path, found: list[float]) -> dict[str, object]:
     metadata = backbone.metadata
+    with file.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
     return {
         "target": target,
         "file": name,
-        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "sha256": digest,
         "architecture": backbone.name,
         "input_size": [backbone.in_chans, 224, 224],
         "fixed_input_size": False,
@@ -96,9 +96,7 @@ def _manifest(backbone: Backbone, target: str, name: str, file: Path, found: lis
         "strides": backbone.strides,
         "method": metadata["method"],
         "step": metadata["step"],
-        "licence": metadata.get(
-            "licence", "not stated; that of the pictures and of the weights it started from applies"
-        ),
+        "licence": metadata.get("licence", "not stated; see that of the pictures and of the weights it started from"),
         "densessl": metadata.get("densessl", __version__),
         "verified": {"stage_differences": found, "relative_to": "the largest value of the stage", "allowed": TOLERANCE},
     }

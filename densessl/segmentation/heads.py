@@ -73,14 +73,14 @@ def resized_moments(m: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]
     Resizing is U m Vᵀ, so the sum is uᵀ m v with the column sums u, v, and the sum of squares of the centred map c is
     the inner product of c and (UᵀU) c (VᵀV): no large map is made.
     """
-    rows, columns = (_resizing(a, b).to(m) for a, b in ((m.shape[-2], height), (m.shape[-1], width)))
+    rows, columns = (_resizing(a, b, m.device) for a, b in ((m.shape[-2], height), (m.shape[-1], width)))
     mean = torch.einsum("bchw,h,w->c", m, rows.mean(0), columns.mean(0)) / len(m)
     centred = m - mean.view(1, -1, 1, 1)
     spread = (rows.T @ rows / height) @ centred @ (columns.T @ columns / width)
     return mean, (centred * spread).sum((0, 2, 3)) / len(m)
 
 
-def _resizing(size: int, target: int) -> Tensor:
+def _resizing(size: int, target: int, device: torch.device) -> Tensor:
     """(target, size): the matrix of bilinear resizing along one side."""
-    one = torch.eye(size)[None]
+    one = torch.eye(size, device=device)[None]
     return interpolate(one, target, mode="linear", align_corners=False)[0].T

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -66,7 +67,7 @@ def evaluate(
     device: str = "auto",
     workers: int = 0,
 ) -> Result:
-    """Trains a linear head on ``train`` and scores it on ``val``; the backbone is left exactly as it was.
+    """Trains a linear head on ``train`` and scores it on ``val``; the backbone is left as it was, on ``device``.
 
     ``backbone`` must have the protocol's output stride (``find_backbone(..., output_stride=protocol.output_stride)``)
     and should carry the mean and std of its pictures in ``metadata``; ImageNet's are taken otherwise. ``seed`` decides
@@ -125,17 +126,15 @@ def evaluate(
 
 def find_device(device: str) -> torch.device:
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
+        return torch.empty(0, device=device).device  # a bare cuda gets its number
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {device}: {str(error).splitlines()[0]}") from None
-    return place
 
 
 def learning_rate(protocol: Protocol, iteration: int) -> float:
-    """Linear warm-up, then (or rather at the same time) polynomial decay to ``min_lr``, as mmcv's poly schedule."""
+    """Polynomial decay from ``lr`` to ``min_lr``, times a linear warm-up, as in mmcv."""
     left = (1 - iteration / protocol.iterations) ** protocol.power
     lr = (protocol.lr - protocol.min_lr) * left + protocol.min_lr
     return lr * min(1.0, (iteration + 1) / (protocol.warmup + 1))
@@ -174,7 +173,10 @@ def _train(
         loss.backward()
         optimizer.step()
         losses[i] = loss.detach()
-    return head, float(losses[-max(1, protocol.iterations // 10) :].mean())
+    last = float(losses[-max(1, protocol.iterations // 10) :].mean())
+    if not math.isfinite(last):
+        raise UserError(f"the head's loss became {last}: lr={protocol.lr} is too high, or the features aren't finite")
+    return head, last
 
 
 def _score(

@@ -43,10 +43,9 @@ def check_run_folder(run: Path, resume: bool, overwrite: bool) -> None:
         probe.unlink()
     except OSError as e:
         raise UserError(f"run={run} can't be written: {e.strerror}") from None
-    holds_run = (run / "config.yaml").exists() or (run / "state").exists()
-    if resume and not holds_run:
-        raise UserError(f"--resume: run={run} holds no run")
-    if holds_run and not resume and not overwrite:
+    if resume and not (run / "config.yaml").exists():
+        raise UserError(f"--resume: run={run} holds no run (there is no config.yaml in it)")
+    if any((run / name).exists() for name in CONTENTS) and not resume and not overwrite:
         raise UserError(
             f"run={run} holds a run already: --resume continues it, --overwrite deletes it, run=PATH spares it"
         )

@@ -7,7 +7,6 @@ rounds slow targets away and takes an optimiser step before the first one.
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,8 +30,6 @@ def connect() -> None:
     import deepspeed  # only now: it looks for accelerators, and complains, when it is imported
     from deepspeed import ops
 
-    for name in ("DeepSpeed", "deepspeed"):
-        logging.getLogger(name).setLevel(logging.WARNING)
     # On CPU it would compile, for a minute, an operation that only inference uses, and fail without a compiler.
     ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(verbose=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import signal
 from collections.abc import Iterator
@@ -92,15 +93,10 @@ def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> P
 
     def save() -> None:
         distributed.broadcast_buffers(method)
+        if distributed.is_first():  # before the state: a run that is resumed at its end writes nothing any more
+            mean, std = cfg.data.mean, cfg.data.std
+            save_backbone(run / FILE_NAME, backbone, mean=mean, std=std, method=cfg.method.name, step=done)
         checkpoint.save(engine, run, done, {"pictures": pictures})
-        if distributed.is_first():
-            facts: dict[str, Any] = {
-                "mean": cfg.data.mean,
-                "std": cfg.data.std,
-                "method": cfg.method.name,
-                "step": done,
-            }
-            save_backbone(run / FILE_NAME, backbone, **facts)
 
     # --- the loop ---
     pace = Pace(cfg.batch, done)
@@ -111,14 +107,14 @@ def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> P
         logging_redirect_tqdm([logging.getLogger("densessl")]),
     ):
         for step, views in pace.watch(loader.from_step(done, steps)):
-            seed(cfg.seed, step)
+            seed_step(cfg.seed, step)
             lr = lr_at(step, cfg, steps)
             set_lr(engine.optimizer, lr)
             terms = engine(to_device(views, device, cfg.data.mean, cfg.data.std))
             loss = torch.stack(list(terms.values())).sum()
             stopping, broken = distributed.any_process(bool(signals), ~loss.isfinite())
             if broken:
-                refuse_loss(terms, step, saved)
+                refuse_step(step, terms, saved)
             engine.backward(loss)
             gradient = engine.step()
             done = step + 1
@@ -128,6 +124,8 @@ def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> P
                 values = distributed.mean_over_processes({"loss": loss, **terms, "gradient": gradient})
                 log.write(done, values | {"lr": lr} | pace.read(done, device))
             if stopping or due(done, cfg.save_every, steps):
+                if any(distributed.any_process(~gradient.isfinite())):
+                    refuse_step(step, {"gradient": gradient}, saved)
                 save()
                 saved = done
             if stopping:
@@ -138,7 +136,7 @@ def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> P
     return run
 
 
-def seed(seed: int, step: int) -> None:
+def seed_step(seed: int, step: int) -> None:
     """Drop path and the like draw what follows from (seed, step, process), so that resuming needs no memory of it."""
     number = int(np.random.SeedSequence(seed, spawn_key=(step, distributed.rank())).generate_state(1)[0])
     torch.manual_seed(number)
@@ -150,12 +148,12 @@ def due(done: int, every: int, steps: int) -> bool:
     return done % every == 0 or done == steps
 
 
-def refuse_loss(terms: dict[str, Tensor], step: int, saved: int | None) -> None:
-    """A loss that is not finite would turn every weight into NaN. A call of all processes."""
-    names = [name for name, value in distributed.mean_over_processes(terms).items() if not abs(value) < float("inf")]
+def refuse_step(step: int, values: dict[str, Tensor], saved: int | None) -> None:
+    """What is not finite would turn every weight into NaN. A call of all processes."""
+    names = [name for name, value in distributed.mean_over_processes(values).items() if not math.isfinite(value)]
     left = f"the state after {saved} steps is whole" if saved else "no state was saved yet"
     distributed.refuse(
-        f"step {step + 1}: the loss is not finite ({', '.join(names) or 'the sum'}), so the run stops; {left}. "
+        f"step {step + 1}: not finite: {', '.join(names) or 'the sum of the terms'}. The run stops; {left}. "
         "A lower optim.base_lr, a longer optim.warmup, optim.clip=1 or precision=fp32 may help"
     )
 

@@ -33,8 +33,8 @@ class SegmentationDataset(typing.Protocol):
         """Raises UserError for a mask that is wrong."""
 
 
-# Each has a ``layout`` for messages; those in files have ``recognises(path)`` and are tried in this order.
-DATASETS: dict[str, Any] = {"voc2012": VOC2012, "folder": Folder, "scenes": SceneMasks}
+# name -> class(path, split), with ``recognises(path)``, tried in this order, and a ``layout`` for messages
+DATASETS: dict[str, Any] = {"scenes": SceneMasks, "voc2012": VOC2012, "folder": Folder}
 
 
 def open_dataset(path_or_name: str | Path, split: str) -> SegmentationDataset:
@@ -42,11 +42,8 @@ def open_dataset(path_or_name: str | Path, split: str) -> SegmentationDataset:
 
     Raises UserError with the expected and the found tree where nothing, or not all, of a layout is there.
     """
-    if str(path_or_name) == "scenes":
-        return SceneMasks(split)
-    path = Path(path_or_name)
-    for dataset in (VOC2012, Folder):
-        if dataset.recognises(path):
-            return dataset(path, split)
+    for dataset in DATASETS.values():
+        if dataset.recognises(path_or_name):
+            return dataset(path_or_name, split)
     layouts = "\nor\n".join(d.layout.strip("\n") for d in DATASETS.values())
-    raise incomplete(path, "no segmentation data set that densessl reads", layouts)
+    raise incomplete(Path(path_or_name), "no segmentation data set that densessl reads", layouts)

@@ -43,7 +43,8 @@ FOLDER/
         )
 
     @staticmethod
-    def recognises(path: Path) -> bool:
+    def recognises(path: str | Path) -> bool:
+        path = Path(path)
         return any((path / part).exists() for part in ("classes.txt", "images", "masks"))
 
 

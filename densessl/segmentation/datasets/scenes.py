@@ -2,35 +2,51 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from densessl.data.scenes import Scenes
 from densessl.segmentation.datasets.files import palette
 
+COUNTS = {"train": 400, "val": 100}
+
 
 class SceneMasks:
-    """Pictures drawn from a seed; every pixel has a class, nothing is ignored."""
+    """Pictures drawn from a seed, 400 to train and 100 to score unless told otherwise; nothing is ignored."""
 
     layout = "scenes: the word, no files"
     title = "scenes"
 
-    def __init__(self, split: str, *, count: int | None = None, size: int = 160, seed: int = 0) -> None:
-        self.scenes = Scenes(count or COUNTS[split], size, seed, split)
+    def __init__(
+        self,
+        path: str | Path = "scenes",
+        split: str = "train",
+        *,
+        count: int | None = None,
+        size: int = 160,
+        seed: int = 0,
+    ) -> None:
+        self.scenes = Scenes(count or COUNTS.get(split, 1), size, seed, split)
+        self._drawn: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self.split = split
         self.classes: tuple[str, ...] = tuple(self.scenes.classes)
         self.colors = tuple(palette(i + 1) for i in range(len(self.classes)))
+
+    @staticmethod
+    def recognises(path: str | Path) -> bool:
+        return str(path) == "scenes"
 
     def __len__(self) -> int:
         return len(self.scenes)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        return self.scenes.read(index), self.scenes.mask(index)
+        if index not in self._drawn:  # drawing costs 8 ms, keeping 100 kB
+            self._drawn[index] = self.scenes.read(index), self.scenes.mask(index)
+        return self._drawn[index]
 
     def name(self, index: int) -> str:
         return f"{self.split}-{index:05d}"
 
     def check(self) -> None:
         """Nothing can be wrong."""
-
-
-COUNTS = {"train": 400, "val": 100}

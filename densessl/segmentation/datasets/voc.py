@@ -56,7 +56,8 @@ VOCdevkit/VOC2012/
         )
 
     @staticmethod
-    def recognises(path: Path) -> bool:
+    def recognises(path: str | Path) -> bool:
+        path = Path(path)
         parts = ("JPEGImages", "SegmentationClass", "ImageSets", "VOC2012", "VOCdevkit")
         return any((path / part).exists() for part in parts) or path.name in ("VOC2012", "VOCdevkit")
 
