@@ -1,5 +1,7 @@
 """VICReg. Bardes, Ponce, LeCun 2022, https://arxiv.org/abs/2105.04906."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -27,10 +29,11 @@ class VICReg(Method):
         lambd: float = 25.0,
         mu: float = 25.0,
         nu: float = 1.0,
+        norm: Literal["batch", "layer"] | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.expander = mlp(backbone.channels[-1], *expander, norm=norm_like(backbone))
+        self.expander = mlp(backbone.channels[-1], *expander, norm=norm or norm_like(backbone))
         self.lambd, self.mu, self.nu = lambd, mu, nu
 
     def forward(self, views: Views) -> dict[str, Tensor]:

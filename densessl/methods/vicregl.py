@@ -39,10 +39,11 @@ class VICRegL(Method):
         lambd: float = 25.0,
         mu: float = 25.0,
         nu: float = 1.0,
+        norm: Literal["batch", "layer"] | None = None,
         compat: Literal["official"] | None = None,
     ) -> None:
         super().__init__()
-        norm, width = norm_like(backbone), backbone.channels[-1]
+        norm, width = norm or norm_like(backbone), backbone.channels[-1]
         self.backbone = backbone
         self.expander = mlp(width, *expander, norm=norm) if alpha > 0 else None
         self.projector = mlp(width, *projector, norm=norm) if alpha < 1 else None

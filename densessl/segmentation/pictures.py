@@ -8,10 +8,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from densessl.segmentation.datasets import SegmentationDataset
-from densessl.segmentation.datasets.files import IGNORE
+from densessl.segmentation.datasets.files import IGNORE, palette
 
 WIDTH, GAP, LINE = 320, 8, 20  # pixels: a column, the space between, a line of text
-COLUMNS = ("input", "truth (black: ignored)", "prediction")
+COLUMNS = ("input", "truth", "prediction")
+IGNORED = palette(IGNORE)  # cream, as Pascal VOC shows it
 
 
 def sheet(
@@ -24,7 +25,8 @@ def sheet(
         for image, mask in (data[i],)
     ]
     heights = [round(WIDTH * parts[0].height / parts[0].width) for _, parts in rows]
-    swatches = _places(data.classes)
+    legend = (*zip(data.classes, data.colors, strict=True), ("ignored", IGNORED))
+    swatches = _places([name for name, _ in legend])
     width = GAP + len(COLUMNS) * (WIDTH + GAP)
     height = 2 * LINE + sum(h + LINE + GAP for h in heights) + (swatches[-1][1] + 2) * LINE
     page = Image.new("RGB", (width, height), "white")
@@ -40,7 +42,7 @@ def sheet(
             page.paste(part.resize((WIDTH, size), method), (GAP + column * (WIDTH + GAP), top))
         draw.text((GAP, top + size + 2), name, "dimgray", font)
         top += size + LINE + GAP
-    for (x, line), name, color in zip(swatches, data.classes, data.colors, strict=True):
+    for (x, line), (name, color) in zip(swatches, legend, strict=True):
         y = top + line * LINE
         draw.rectangle((x, y + 3, x + 14, y + 16), color, "black")
         draw.text((x + 20, y + 2), name, "black", font)
@@ -48,8 +50,8 @@ def sheet(
 
 
 def coloured(mask: np.ndarray, data: SegmentationDataset) -> np.ndarray:
-    """(H, W, 3) uint8 from labels; ignored pixels are black."""
-    colors = np.zeros((IGNORE + 1, 3), np.uint8)
+    """(H, W, 3) uint8 from labels."""
+    colors = np.full((IGNORE + 1, 3), IGNORED, np.uint8)
     colors[: len(data.colors)] = data.colors
     return colors[mask]
 

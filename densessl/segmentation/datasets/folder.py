@@ -38,7 +38,7 @@ FOLDER/
             title=root.resolve().name,
             split=split,
             classes=classes,
-            colors=tuple(palette(i + 1) for i in range(len(classes))),  # black stays for ignored pixels
+            colors=tuple(palette(i + 1) for i in range(len(classes))),  # from 1: 0 is black
             lookup=lookup_of(labels),
         )
 
