@@ -38,7 +38,10 @@ def run(command: Callable[[], int]) -> int:
     try:
         return command()
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0":
+        # Before processes are connected all of them meet the same error; after that it may be one's own.
+        distributed = sys.modules.get("densessl.training.distributed")
+        connected = distributed is not None and distributed.world_size() > 1
+        if connected or os.environ.get("RANK", "0") == "0":
             print(f"densessl: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

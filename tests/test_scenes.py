@@ -95,17 +95,16 @@ def measured():
     return regions(Scenes(300, 96)), regions(Scenes(300, 96, split="val"))
 
 
-@pytest.mark.parametrize(("columns", "limit"), [(slice(0, 3), 1.5), (slice(0, 6), 1.7)], ids=["mean", "mean and std"])
-def test_colour_tells_no_class(measured, columns, limit):
+def test_mean_colour_tells_no_class(measured):
     (x, y), (x_test, y_test) = measured
     for first, last in [(0, 12), (0, 4), (4, 12)]:  # of all, among grounds, among objects
         train, test = (
-            (x[keep][:, columns], y[keep] - first)
+            (x[keep][:, :3], y[keep] - first)
             for x, y, keep in ((x, y, (y >= first) & (y < last)), (x_test, y_test, (y_test >= first) & (y_test < last)))
         )
         chance = 1 / (last - first)
         found = recall(train, test, last - first)
-        assert found < limit * chance
+        assert found < 1.5 * chance
 
 
 def test_structure_tells_the_class():

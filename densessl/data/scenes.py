@@ -70,12 +70,12 @@ class Scenes:
 
     def _photograph(self, picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """(3, size, size) float32 to (size, size, 3) uint8, with haze, blur and noise."""
-        contrast = rng.uniform(0.6, 1.1)
+        contrast = rng.uniform(0.75, 1.1)
         haze = (1 - contrast) * rng.uniform(60, 195)
         if (sigma := rng.uniform(-0.5, 1.0) * self._unit) > 0.3:
             picture = np.stack([cv2.GaussianBlur(channel, (0, 0), sigma) for channel in picture])
         noise = rng.integers(-128, 128, picture.shape, np.int8)  # normal noise would take a fifth of the whole time
-        picture = picture * np.float32(contrast) + np.float32(haze) + noise * np.float32(rng.uniform(2, 12) / 74)
+        picture = picture * np.float32(contrast) + np.float32(haze) + noise * np.float32(rng.uniform(1, 6) / 74)
         return cv2.merge(list(np.clip(picture, 0, 255).astype(np.uint8)))
 
     def _layout(self, i: int) -> tuple[str, list[Shape]]:
@@ -83,7 +83,7 @@ class Scenes:
         rng = self._rng(i, "layout")
         shapes = []
         for _ in range(rng.integers(3, 7)):
-            outline = _outline(rng) * rng.uniform(22, 44) * self._unit + rng.uniform(0, self.size, 2)
+            outline = _outline(rng) * rng.uniform(24, 48) * self._unit + rng.uniform(0, self.size, 2)
             top, left = np.clip(np.floor(outline.min(0)) - 1, 0, self.size).astype(int).tolist()
             bottom, right = np.clip(np.ceil(outline.max(0)) + 2, 0, self.size).astype(int).tolist()
             cover = np.zeros((bottom - top, right - left), np.uint8)

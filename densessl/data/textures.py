@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -80,6 +81,29 @@ OBJECTS: dict[str, Height | None] = {
 TEXTURES = GROUNDS | OBJECTS
 
 
+class Look(NamedTuple):
+    """What objects of a texture have in common beside its pattern."""
+
+    period: float  # pixels at a unit of 1
+    hues: float  # degrees of 180: the line through grey on which its two colours lie, one on each side
+
+
+LOOKS = {
+    "bricks": Look(14, 0),
+    "waves": Look(10, 45),
+    "net": Look(9, 90),
+    "grain": Look(8, 135),
+    "stripes": Look(8, 22),
+    "checks": Look(15, 22),
+    "dots": Look(9, 67),
+    "rings": Look(16, 67),
+    "crosses": Look(12, 112),
+    "zigzag": Look(12, 112),
+    "dashes": Look(9, 157),
+    "spots": Look(18, 157),
+}
+
+
 def _noise(rng: np.random.Generator, height: int, width: int, period: float) -> np.ndarray:
     """(height, width) smooth noise of deviation around 0.5, with hills about `period` pixels apart."""
     shape = (int(height / period) + 3, int(width / period) + 3)
@@ -94,7 +118,8 @@ def texture(rng: np.random.Generator, name: str, height: int, width: int, unit: 
     `unit` is the length, in pixels, that the scale is relative to. Colours are drawn without regard to the texture, and
     which of the two is the figure is a coin flip.
     """
-    period = unit * math.exp(rng.uniform(math.log(7), math.log(13)))
+    look = LOOKS[name]
+    period = unit * look.period * math.exp(rng.uniform(-0.15, 0.15))
     sharp = np.float32(rng.uniform(0.08, 0.25) * period)
     formula = TEXTURES[name]
     shade: np.ndarray
@@ -105,11 +130,15 @@ def texture(rng: np.random.Generator, name: str, height: int, width: int, unit: 
     else:
         shade = 0.5 + sharp * formula(*_plane(rng, height, width, period))
     shade = np.clip(shade, 0, 1)
-    # The two colours: clearly different in lightness, so that grey views keep the texture, and somewhat in hue.
-    middle = rng.uniform(60, 195, 3)
-    half = rng.choice((-1, 1)) * rng.uniform(18, 50) + rng.normal(0, 18, 3)
-    low, span = np.array([middle - half, 2 * half], np.float32)[..., None, None]
-    return (low + span * shade) * _light(rng, height, width, unit)
+    # Two colours on opposite sides of a grey which is their mean, so that it says nothing; either may be the lighter.
+    angle = math.radians(look.hues + rng.normal(0, 4))
+    chroma = math.cos(angle) * np.array([1, -1, 0]) / math.sqrt(2) + math.sin(angle) * np.array([1, 1, -2]) / math.sqrt(
+        6
+    )
+    half = rng.choice((-1, 1)) * rng.uniform(45, 70) * chroma + rng.uniform(-25, 25)
+    middle = rng.uniform(90, 165) + rng.normal(0, 8, 3)
+    center, span = np.array([middle, 2 * half], np.float32)[..., None, None]
+    return (center + span * (shade - shade.mean())) * _light(rng, height, width, unit)
 
 
 def _light(rng: np.random.Generator, height: int, width: int, unit: float) -> np.ndarray:
@@ -122,7 +151,7 @@ def _light(rng: np.random.Generator, height: int, width: int, unit: float) -> np
 
 def _plane(rng: np.random.Generator, height: int, width: int, period: float) -> tuple[np.ndarray, np.ndarray]:
     """(u, v) of every pixel, in periods: turned, moved and slightly bent."""
-    turn = rng.uniform(0, 2 * math.pi)
+    turn = rng.uniform(-0.3, 0.3)  # most things in photographs stand upright
     start_u, start_v, bend_u, bend_v = rng.uniform((0, 0, -0.006, -0.006), (1, 1, 0.006, 0.006))
     x = (np.arange(width, dtype=np.float32) - width / 2) / np.float32(period)
     y = ((np.arange(height, dtype=np.float32) - height / 2) / np.float32(period))[:, None]

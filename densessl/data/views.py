@@ -119,19 +119,16 @@ def to_device(
     device: torch.device | str,
     mean: tuple[float, ...],
     std: tuple[float, ...],
-    *,
-    channels_last: bool = False,
 ) -> Views:
-    """Move uint8 views, a quarter of the bytes of float ones, and normalise them there.
+    """Move uint8 views, a quarter of the bytes of float ones, and normalise them there; channels stay last in memory.
 
     `mean` and `std` are per channel, of pixel values in [0, 1].
     """
     center = torch.tensor(mean, device=device).mul_(255).view(-1, 1, 1)
     spread = torch.tensor(std, device=device).mul_(255).view(-1, 1, 1)
-    layout = torch.channels_last if channels_last else torch.contiguous_format
 
     def move(view: View) -> View:
-        image = view.image.to(device, non_blocking=True).to(torch.float32, memory_format=layout)
+        image = view.image.to(device, non_blocking=True).to(torch.float32)
         return View(image.sub_(center).div_(spread), view.affine.to(device, non_blocking=True))
 
     return Views([move(view) for view in views.large], [move(view) for view in views.small])

@@ -79,6 +79,10 @@ class Engine:
                 "steps_per_print": 2**31 - 1,
             },
         )
+        if not cfg.zero:
+            # Convolutions are up to a quarter faster with channels last, as the pictures are. Only now, since DeepSpeed
+            # broadcasts contiguous weights alone, and not with ZeRO, which keeps them as parts of a flat tensor.
+            method.to(memory_format=torch.channels_last)
         distributed.broadcast_buffers(method)
 
     def __call__(self, views: Views) -> dict[str, Tensor]:
