@@ -18,7 +18,8 @@ class VICReg(Method):
     """Invariance, variance and covariance of expanded pooled vectors, with the weights of the authors' code.
 
     The code halves the paper's variance term and divides invariance by the width; the published scores belong to it.
-    Small crops, where there are any, are compared with the large ones, as VICRegL's code does at alpha 1.
+    Small crops, where there are any, are compared with the large ones, as VICRegL's code does at alpha 1. ``norm`` is
+    that of the expander's hidden layers, by default as the backbone has it.
     """
 
     def __init__(

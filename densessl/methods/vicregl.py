@@ -24,6 +24,7 @@ class VICRegL(Method):
     and once by the distance of their embeddings. The closest ``num_matches`` pairs (from a large map, from a small one)
     count; a map with fewer cells gives all it has.
 
+    ``norm`` is that of the heads' hidden layers, by default as the backbone has it.
     ``compat="official"`` reproduces the authors' code where it departs from geometry and paper: mirrored crops are
     matched as if they were not, feature matching keeps every place, and the way back keeps the small count.
     """
@@ -69,6 +70,7 @@ class VICRegL(Method):
 
     def _project(self, features: Tensor) -> Tensor:
         """(B, C, H, W) to (B, H * W, D) in raster order; batch statistics run over all places of all pictures."""
+        assert self.projector is not None
         cells = features.flatten(2).mT
         return self.projector(cells.flatten(0, 1)).unflatten(0, cells.shape[:2])
 
