@@ -252,11 +252,3 @@ def _paths(schema: type[BaseModel], prefix: str) -> list[str]:
         nested = isinstance(kind, type) and issubclass(kind, Section)
         found += _paths(kind, f"{prefix}{name}.") if nested else [prefix + name]
     return found
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections as one dict of key paths."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return found

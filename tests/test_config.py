@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from densessl.config import CONFIGS, flat, load_config, load_with_sources, method_names, resolved_yaml
+from densessl.config import CONFIGS, load_config, load_with_sources, method_names, resolved_yaml
+from densessl.config_file import flat
 from densessl.errors import UserError
 from densessl.methods import METHODS
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from densessl.config import CONFIGS, flat, load_with_sources
+from densessl.config import CONFIGS, load_with_sources
+from densessl.config_file import flat
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import yaml
 
 from densessl.backbone_file import FILE_NAME
-from densessl.config import flat, resolved_yaml
+from densessl.config import resolved_yaml
+from densessl.config_file import flat
 from densessl.errors import UserError
 from densessl.files import aside
 from densessl.training import distributed

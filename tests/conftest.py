@@ -1,0 +1,5 @@
+"""One thread: the tensors of tests are small, and a second thread would only wait, the longer the busier the machine."""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, and for the processes that tests start
