@@ -1,4 +1,4 @@
-"""One thread: the tensors of tests are small, and a second thread would only wait, the longer the busier the machine."""
+"""One thread: the tensors of tests are small, and a second thread would only wait, and long on a busy machine."""
 
 import os
 
