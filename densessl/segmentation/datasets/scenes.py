@@ -28,7 +28,6 @@ class SceneMasks:
         seed: int = 0,
     ) -> None:
         self.scenes = Scenes(count or COUNTS.get(split, 1), size, seed, split)
-        self._drawn: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self.split = split
         self.classes: tuple[str, ...] = tuple(self.scenes.classes)
         self.colors = tuple(palette(i + 1) for i in range(len(self.classes)))
@@ -41,9 +40,7 @@ class SceneMasks:
         return len(self.scenes)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        if index not in self._drawn:  # drawing costs 8 ms, keeping 100 kB
-            self._drawn[index] = self.scenes.read(index), self.scenes.mask(index)
-        return self._drawn[index]
+        return self.scenes.read(index), self.scenes.mask(index)
 
     def name(self, index: int) -> str:
         return f"{self.split}-{index:05d}"
