@@ -17,11 +17,10 @@ import yaml
 from pydantic import Field, ValidationError
 from pydantic.dataclasses import dataclass
 
+from densessl.config import Positive, Share
 from densessl.errors import UserError
 
-Share = Annotated[float, Field(ge=0, le=1)]
 Size = Annotated[int, Field(gt=0)]
-Positive = Annotated[float, Field(gt=0)]
 
 
 @dataclass(frozen=True, kw_only=True)
