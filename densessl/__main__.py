@@ -1,4 +1,4 @@
-"""The command: densessl pretrain|eval-seg|export; the scripts of tools are its parts."""
+"""The command: densessl pretrain|eval-seg|eval-cls|compare|export; the scripts of tools are its parts."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from densessl.errors import UserError
 COMMANDS = {
     "pretrain": "train a backbone on pictures without labels",
     "eval-seg": "measure its feature maps by segmentation, backbone frozen",
+    "eval-cls": "measure its pooled features by classification, backbone frozen",
+    "compare": "all of these for several methods under one budget, in one table",
     "export": "hand it to timm or torchvision, verified",
 }
 

@@ -49,6 +49,7 @@ def save_backbone(
         "format": FORMAT,
         "densessl": __version__,
         "timm_name": backbone.name,
+        "stem": backbone.stem,
         "method": method,
         "layer_scale": "none",
         "final_norm": "last map, at every location" if isinstance(backbone.net, ConvNeXt) else "none",
@@ -74,7 +75,12 @@ def load_backbone(path: str | Path, *, output_stride: int = 32) -> Backbone:
     path = Path(path)
     tensors, metadata = _read(path)
     try:
-        backbone = Backbone(str(metadata["timm_name"]), in_chans=metadata["in_chans"], output_stride=output_stride)
+        backbone = Backbone(
+            str(metadata["timm_name"]),
+            in_chans=metadata["in_chans"],
+            output_stride=output_stride,
+            stem=metadata["stem"],
+        )
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     if report := key_report(backbone.net.state_dict(), tensors):
@@ -108,7 +114,8 @@ def find_backbone(spec: str | Path, *, output_stride: int = 32, in_chans: int = 
         except UserError as error:
             raise UserError(f"{spec!s}: no backbone file, no run folder and no network to build ({error})") from None
     colour = IMAGENET if in_chans == 3 else {key: (value,) * in_chans for key, value in GREY.items()}
-    backbone.metadata = {**_structure(backbone), **colour, "timm_name": backbone.name, "method": "random", "step": 0}
+    names = {"timm_name": backbone.name, "stem": backbone.stem, "method": "random"}
+    backbone.metadata = {**_structure(backbone), **colour, **names, "step": 0}
     return backbone.eval()
 
 
@@ -156,6 +163,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if not isinstance(value, kind):
             raise UserError(f"{path}: metadata {key!r} is {metadata[key]!r}, not of type {kind.__name__}")
         metadata[key] = tuple(value) if isinstance(value, list) else value
+    metadata.setdefault("stem", "imagenet")  # files from before there were others
     for key in ("timm_name", "method"):
         if key not in metadata:
             raise UserError(f"{path}: metadata {key!r} is missing")

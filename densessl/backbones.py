@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
@@ -20,26 +20,44 @@ class Backbone(nn.Module):
     ``name`` is timm's. ``net`` is the timm module, so keys are timm's. A ConvNeXt has no layer scale and its final
     LayerNorm stands at every location, before the mean, as in VICRegL (https://arxiv.org/abs/2210.01571).
     ``output_stride`` 8 or 16 dilates the last stages instead of striding: finer maps with the same weights.
+    ``stem="small"`` begins a ResNet with one 3 x 3 convolution of stride 1 and without pooling, so that its strides are
+    1, 2, 4, 8: what is customary for pictures of 32 pixels (SimCLR, appendix B.9, https://arxiv.org/abs/2002.05709).
     ``metadata`` says where the weights came from; a backbone file fills it.
 
-    Raises UserError for a name that timm does not have or that is neither family.
+    Raises UserError for a name that timm does not have or that is neither family, and for what a small stem excludes.
     """
 
-    def __init__(self, name: str, *, in_chans: int = 3, drop_path: float = 0.0, output_stride: int = 32) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        in_chans: int = 3,
+        drop_path: float = 0.0,
+        output_stride: int = 32,
+        stem: Literal["imagenet", "small"] = "imagenet",
+    ) -> None:
         super().__init__()
-        family: dict[str, Any] = {"head_norm_first": True, "head_hidden_size": 0} if name.startswith("convnext") else {}
-        if not timm.is_model(name) or not name.startswith(("convnext", "resnet", "test_resnet")):
+        family: dict[str, Any] = {"head_norm_first": True, "head_hidden_size": 0} if "convnext" in name else {}
+        if not timm.is_model(name) or not name.startswith(("convnext", "resnet", "test_convnext", "test_resnet")):
             raise UserError(f"backbone.name: {name!r} is no ConvNeXt or ResNet of timm{_nearest(name)}")
+        if stem not in ("imagenet", "small"):
+            raise UserError(f"backbone.stem: {stem!r} is neither imagenet nor small")
+        if stem == "small" and output_stride == 16:
+            raise UserError(f"{name} with a small stem: its output stride is 8 as it is, and can't be 16")
         net = timm.create_model(
             name,
             num_classes=0,
             in_chans=in_chans,
             drop_path_rate=drop_path,
-            output_stride=output_stride,
+            output_stride=output_stride if stem == "imagenet" else 32,
             **family,
         )
         if not isinstance(net, ConvNeXt | ResNet):
             raise UserError(f"backbone.name: {name!r} is a {type(net).__name__}, not a ConvNeXt or ResNet")
+        if stem == "small":
+            if not isinstance(net, ResNet):
+                raise UserError(f"backbone.stem: {name} begins with patches; only a ResNet can have a small stem")
+            _make_stem_small(net)
         for module in net.modules():
             # create_model drops arguments that are None, so layer scale can't be switched off there: it stays at 1e-6.
             if getattr(module, "gamma", None) is not None:
@@ -47,6 +65,7 @@ class Backbone(nn.Module):
         self.name = name
         self.in_chans = in_chans
         self.output_stride = output_stride
+        self.stem = stem
         self.net = net
         stages: list[Any] = net.feature_info[-4:]
         self.channels: tuple[int, ...] = tuple(stage["num_chs"] for stage in stages)
@@ -71,6 +90,15 @@ class Backbone(nn.Module):
 def pooled(maps: list[Tensor]) -> Tensor:
     """(B, C): the mean over all places of the last map."""
     return torch.mean(maps[-1], dim=(2, 3))
+
+
+def _make_stem_small(net: Any) -> None:
+    """One convolution, drawn as timm draws them all, in the place of any stem."""
+    net.conv1 = nn.Conv2d(net.in_chans, net.feature_info[0]["num_chs"], 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
+    net.maxpool = nn.Identity()
+    for stage in net.feature_info:
+        stage["reduction"] = max(1, stage["reduction"] // 4)
 
 
 def backbone_names() -> list[str]:

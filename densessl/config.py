@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
+from densessl import checks
 from densessl.config_file import Value, parse_override, read_values
 from densessl.errors import UserError
 
@@ -33,6 +34,7 @@ class Section(BaseModel):
 class BackboneConfig(Section):
     name: str  # timm's name of a ConvNeXt or ResNet
     in_chans: Count = 3
+    stem: Literal["imagenet", "small"] = "imagenet"  # small, of ResNets: 3 x 3 without pooling, for pictures of 32 px
     drop_path: Share = 0.0
     init: str | None = None  # start from a backbone file, or from a timm or torchvision state dict
 
@@ -75,15 +77,33 @@ class PhotometricConfig(Section):
 
 
 class OptimConfig(Section):
-    name: Literal["adamw", "lars"]
+    name: Literal["adamw", "adam", "lars", "sgd"]
     base_lr: Positive  # times batch / 256
-    weight_decay: float = Field(ge=0)
+    weight_decay: float = Field(ge=0)  # in the gradient, but for adamw
     warmup: Share  # share of the run
-    end_lr: Share = 0.001  # share of the learning rate that is left at the end
-    momentum: Share = 0.9  # lars
+    start_lr: Share = 0.0  # share of the peak at which warm-up begins
+    end_lr: Share = 0.001  # share of the peak that is left at the end of the cosine
+    drops: tuple[Share, ...] = ()  # instead of the cosine: at these shares of the run
+    drop: Positive = 0.2  # the learning rate is multiplied by this
+    vector_lr: Positive = 1.0  # learning rate of 1-D parameters, relative to the rest
+    constant: tuple[str, ...] = ()  # parts of the method whose learning rate stays at the peak, as predictor
+    decay_all: bool = False  # 1-D parameters are decayed, and adapted by lars, like the rest
+    momentum: Share = 0.9  # lars, sgd
+    nesterov: bool = False  # sgd
     trust: Positive = 0.001  # lars
-    betas: tuple[Share, Share] = (0.9, 0.999)  # adamw
+    betas: tuple[Share, Share] = (0.9, 0.999)  # adam, adamw
     clip: float = Field(default=0.0, ge=0)  # largest norm of the gradient; 0 is off
+
+    @model_validator(mode="after")
+    def _possible(self) -> OptimConfig:
+        shares = [self.warmup, *self.drops]
+        if shares != sorted(set(shares)):
+            raise ValueError(f"drops={shares[1:]} are shares of the run and must increase, after warmup={shares[0]}")
+        if self.nesterov and (self.name != "sgd" or not self.momentum):
+            raise ValueError(f"nesterov=true with name={self.name}, momentum={self.momentum}: sgd with momentum has it")
+        if max(self.betas) == 1:
+            raise ValueError(f"betas={list(self.betas)} must be below 1: at 1 nothing new is ever averaged in")
+        return self
 
 
 class MethodConfig(BaseModel):
@@ -127,6 +147,14 @@ class Config(Section):
             )
         if self.views.large.count < 2:
             raise ValueError(f"views.large.count={self.views.large.count}: two large crops or more are compared")
+        checks.crops(self.method.name, _crops_of(self.method.name), self.views.large.count, self.views.small.count)
+        if self.method.name in checks.CHECKS:
+            checks.CHECKS[self.method.name](self.batch, **self.method.arguments)
+        if self.optim.name == "adam" and self.optim.weight_decay and self.method.arguments.get("freeze"):
+            raise ValueError(
+                f"optim.name=adam with optim.weight_decay={self.optim.weight_decay}: the decay alone would move the "
+                f"prototypes that method.freeze holds, by full steps; use optim.name=adamw, or optim.weight_decay=0"
+            )
         for key in ("mean", "std"):
             if len(values := getattr(self.data, key)) != self.backbone.in_chans:
                 raise ValueError(f"data.{key} has {len(values)} values, backbone.in_chans is {self.backbone.in_chans}")
@@ -192,9 +220,7 @@ def _method_schema(name: object, sources: dict[str, str]) -> type[BaseModel]:
         hint = f"; did you mean {near[0]}?" if near else ""
         where = sources.get("method.name", "command line")
         raise UserError(f"method.name ({where}): no method {name!r}{hint} Methods: {', '.join(method_names())}")
-    tree = ast.parse((_PACKAGE / "methods" / f"{name}.py").read_text(encoding="utf-8"))
-    classes = [n for n in tree.body if isinstance(n, ast.ClassDef) and "Method" in map(ast.unparse, n.bases)]
-    init = next(n for n in classes[0].body if isinstance(n, ast.FunctionDef) and n.name == "__init__")
+    init = next(n for n in _method_class(str(name)).body if isinstance(n, ast.FunctionDef) and n.name == "__init__")
     words = {"Literal": Literal, "Share": Share, "Positive": Positive, "Count": Count}
     fields: dict[str, Any] = {"name": (str, ...)}
     for argument, default in zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True):
@@ -202,6 +228,18 @@ def _method_schema(name: object, sources: dict[str, str]) -> type[BaseModel]:
         assert default is not None, f"{name}: {argument.arg} has no default"
         fields[argument.arg] = (eval(ast.unparse(argument.annotation), words), ast.literal_eval(default))
     return create_model(f"{name}'s arguments", __base__=Section, **fields)
+
+
+def _method_class(name: str) -> ast.ClassDef:
+    tree = ast.parse((_PACKAGE / "methods" / f"{name}.py").read_text(encoding="utf-8"))
+    return next(n for n in tree.body if isinstance(n, ast.ClassDef) and "Method" in map(ast.unparse, n.bases))
+
+
+def _crops_of(name: str) -> str:
+    """Method.crops as the method's class has it, or as all have it."""
+    given = [n for n in _method_class(name).body if isinstance(n, ast.Assign)]
+    own = [n.value for n in given if ast.unparse(n.targets[0]) == "crops"]
+    return ast.literal_eval(own[0]) if own else "two"
 
 
 def _put(values: dict[str, Any], value: Value) -> None:

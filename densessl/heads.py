@@ -4,26 +4,51 @@ from __future__ import annotations
 
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from densessl.backbones import Backbone
 
-Norm = Literal["batch", "layer"]
+Norm = Literal["batch", "layer", "none"]
 _NORMS = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
 
 
-def mlp(channels: int, *widths: int, norm: Norm) -> nn.Sequential:
-    """Expander or projector: linear, norm, ReLU for each hidden width, then a linear layer without bias.
+def mlp(
+    channels: int,
+    *widths: int,
+    norm: Norm,
+    bias: bool = True,
+    out_bias: bool = False,
+    out_norm: bool = False,
+    act: type[nn.Module] = nn.ReLU,
+) -> nn.Sequential:
+    """Expander, projector or predictor, (N, channels) to (N, widths[-1]).
 
-    (N, channels) to (N, widths[-1]): VICReg's and VICRegL's form, with their keys (0, 1, 3, 4, 6 for three widths).
+    Linear (with ``bias``), ``norm`` and ``act`` for each hidden width, then a linear layer, by default without bias;
+    with ``out_norm`` batch statistics of the output follow, without scale and shift. The defaults are VICReg's and
+    VICRegL's form, with their keys (0, 1, 3, 4, 6 for three widths).
     """
     layers: list[nn.Module] = []
     for width in widths[:-1]:
-        layers += [nn.Linear(channels, width), _NORMS[norm](width), nn.ReLU(inplace=True)]
+        layers += [nn.Linear(channels, width, bias=bias), *([] if norm == "none" else [_NORMS[norm](width)]), act()]
         channels = width
-    return nn.Sequential(*layers, nn.Linear(channels, widths[-1], bias=False))
+    layers.append(nn.Linear(channels, widths[-1], bias=out_bias))
+    return nn.Sequential(*layers, *([nn.BatchNorm1d(widths[-1], affine=False)] if out_norm else []))
 
 
 def norm_like(backbone: Backbone) -> Norm:
     """A head normalises as its backbone does: batch statistics for ResNet, LayerNorm for ConvNeXt (VICRegL's code)."""
     return "batch" if backbone.batch_norm else "layer"
+
+
+def on_cells(head: nn.Module, features: Tensor) -> Tensor:
+    """A head at every place of a map: (B, C, H, W) to (B, H * W, D) in raster order.
+
+    Batch statistics run over all places of all pictures, as those of a 1 x 1 convolution do.
+    """
+    cells = features.flatten(2).mT
+    return head(cells.flatten(0, 1)).unflatten(0, cells.shape[:2])
+
+
+def held(weight: Tensor, free: bool) -> Tensor:
+    """``weight``, whose gradient is zero unless ``free``: zero, since optimisers and DeepSpeed want one each step."""
+    return weight if free else weight.detach() + 0 * weight

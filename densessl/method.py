@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -20,7 +20,13 @@ class Method(nn.Module):
     configuration; each default stands there and nowhere else.
     """
 
+    crops: ClassVar[Literal["two", "two and small", "large", "any"]] = "two"  # large crops, and small ones
     backbone: Backbone  # the only part that leaves
+    step: int = 0  # the loop says before each step which one it is,
+    progress: float = 0.0  # and the share of the run that is done
+
+    def begin(self, pictures: int, batch: int) -> None:
+        """Called once before the first step; what remembers each picture of the collection is made here."""
 
     @abstractmethod
     def forward(self, views: Views) -> dict[str, Tensor]:
@@ -29,5 +35,5 @@ class Method(nn.Module):
         A term's mean over processes is its true value, and so is the mean over processes of its gradient.
         """
 
-    def update(self, progress: float) -> None:
-        """Called after each optimiser step with the share of the run that is done, 0 to 1."""
+    def update(self) -> None:
+        """Called after each optimiser step."""

@@ -56,6 +56,32 @@ def test_a_backbone_comes_back_bitwise_with_its_metadata(name: str, tmp_path: Pa
     assert [file.name for file in path.parent.iterdir()] == ["backbone.safetensors"]
 
 
+def test_a_small_stem_comes_back_and_files_without_one_have_imagenets(
+    saved: tuple[Backbone, Path], tmp_path: Path
+) -> None:
+    backbone, path = Backbone("resnet18", stem="small"), tmp_path / "b.safetensors"
+    save_backbone(path, backbone, **IMAGENET, method="simclr", step=1)
+    again = load_backbone(path, output_stride=8)
+    assert (again.stem, again.strides, again.metadata["strides"]) == ("small", (1, 2, 4, 8), (1, 2, 4, 8))
+    assert torch.equal(again(image(32, 32))[-1], backbone.eval()(image(32, 32))[-1])
+    old = load_backbone(rewritten(saved[1], tmp_path / "old.safetensors", lambda tensors, facts: facts.pop("stem")))
+    assert (old.stem, old.metadata["stem"]) == ("imagenet", "imagenet")
+    assert find_backbone("convnext_atto").metadata["stem"] == "imagenet"
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_weights_with_an_imagenet_stem_do_not_fit_a_small_one(foreign: bool, tmp_path: Path) -> None:
+    source, path = Backbone("resnet18"), tmp_path / "b.safetensors"
+    if foreign:
+        save_file(source.net.state_dict(), path)
+    else:
+        save_backbone(path, source, **IMAGENET, method="m", step=0)
+    with pytest.raises(
+        UserError, match=r"119 of 120 .*1 of another shape: conv1.weight is 64x3x7x7 instead of 64x3x3x3"
+    ):
+        init_backbone(Backbone("resnet18", stem="small"), path)
+
+
 def test_the_file_is_readable_without_densessl_and_by_others(saved: tuple[Backbone, Path]) -> None:
     backbone, path = saved
     assert load_file(path).keys() == backbone.net.state_dict().keys()
@@ -131,6 +157,7 @@ def test_a_cut_file_is_refused(length: int, message: str, saved: tuple[Backbone,
         (lambda tensors, metadata: metadata.update(step="many"), "'step' is 'many'"),
         (lambda tensors, metadata: metadata.update(channels="3"), "'channels' is '3', not of type list"),
         (lambda tensors, metadata: metadata.pop("timm_name"), "'timm_name' is missing"),
+        (lambda tensors, metadata: metadata.update(stem="tiny"), "b.safetensors: .*'tiny' is neither imagenet nor"),
         (lambda tensors, metadata: metadata.update(timm_name="vit_tiny"), "vit_tiny"),
         (lambda tensors, metadata: metadata.update(timm_name="convnext_pico"), "of another shape: .*instead of 64x3"),
         (lambda tensors, metadata: metadata.update(in_chans="1"), "stem.0.weight is 40x3x4x4 instead of 40x1x4x4"),

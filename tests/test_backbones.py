@@ -71,6 +71,47 @@ def test_dilations_of_resnet50_at_output_stride_8() -> None:
     assert [getattr(net, f"layer{n}")[-1].conv2.dilation[0] for n in (1, 2, 3, 4)] == [1, 1, 2, 4]
 
 
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet18d", "resnetblur18", "test_resnet"])
+def test_a_small_stem_keeps_the_size_of_the_picture(name: str) -> None:
+    backbone = Backbone(name, stem="small", in_chans=4)
+    maps = backbone.eval()(torch.randn(2, 4, 32, 32))
+    assert backbone.strides == (1, 2, 4, 8)
+    assert [m.shape[2] for m in maps] == [32, 16, 8, 4]
+    assert [m.shape[1] for m in maps] == list(backbone.channels) == list(Backbone(name).channels)
+    conv = backbone.net.conv1
+    assert (conv.kernel_size, conv.stride, conv.padding, conv.bias) == ((3, 3), (1, 1), (1, 1), None)
+    assert conv.weight.std().item() == pytest.approx((2 / (9 * conv.out_channels)) ** 0.5, rel=0.1)
+
+
+def test_a_small_stem_is_torchvisions_resnet_as_papers_change_it() -> None:
+    torchvision = pytest.importorskip("torchvision")
+    reference = torchvision.models.resnet18().eval()
+    reference.conv1 = torch.nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
+    reference.maxpool = reference.fc = torch.nn.Identity()
+    backbone = Backbone("resnet18", stem="small").eval()
+    backbone.net.load_state_dict(reference.state_dict())
+    image = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(pooled(backbone(image)), reference(image))
+
+
+def test_output_stride_8_is_that_of_a_small_stem() -> None:
+    assert Backbone("resnet18", stem="small", output_stride=8).strides == (1, 2, 4, 8)
+    with pytest.raises(UserError, match="small stem: its output stride is 8 as it is, and can't be 16"):
+        Backbone("resnet18", stem="small", output_stride=16)
+
+
+@pytest.mark.parametrize(
+    ("name", "stem", "message"),
+    [
+        ("convnext_atto", "small", "convnext_atto begins with patches; only a ResNet can have a small stem"),
+        ("resnet18", "tiny", "'tiny' is neither imagenet nor small"),
+    ],
+)
+def test_other_stems_are_refused(name: str, stem: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Backbone(name, stem=stem)  # type: ignore[arg-type]
+
+
 def test_drop_path_and_channels() -> None:
     backbone = Backbone("convnext_atto", drop_path=0.3, in_chans=5)
     assert backbone.net.stages[-1].blocks[-1].drop_path.drop_prob == pytest.approx(0.3)

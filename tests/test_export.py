@@ -176,6 +176,14 @@ def refused(message: str, source: Path, target: str, folder: Path) -> None:
     assert not list(folder.iterdir())
 
 
+@pytest.mark.parametrize("target", EXPORTERS)
+def test_a_small_stem_is_refused(target: str, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    source = tmp_path / "backbone.safetensors"
+    save_backbone(source, Backbone("resnet18", stem="small"), mean=MEAN, std=STD, method="simclr", step=9)
+    refused(f"{target} has no resnet18 with a small stem; densessl.load_back", source, target, tmp_path / "out")
+
+
 def swapped(layout: Callable[[str], str], a: str, b: str) -> Callable[[str], str]:
     def name_of(key: str) -> str:
         return layout(key.replace(a, "\0").replace(b, a).replace("\0", b))

@@ -1,9 +1,12 @@
 """Matching against loops and against pictures of coordinates."""
 
+import math
+from collections import Counter
+
 import pytest
 import torch
 
-from densessl.matching import cell_centers, nearest, take, unflipped
+from densessl.matching import cell_centers, close, crop_pairs, matched, nearest, take, unflipped
 
 
 def crop(top: float, left: float, height: float, width: float, flip: bool = False) -> torch.Tensor:
@@ -78,3 +81,121 @@ def test_matching_survives_large_coordinates() -> None:
     a = cell_centers(crop(19000, 19000, 7, 7), 7, 7)
     places, to = nearest(a, a)
     assert torch.equal(places, to)
+
+
+# --- PixPro's pairs ---------------------------------------------------------------------------------------------------
+
+Crop = tuple[float, float, float, float, bool]  # top, left, height, width, flip
+# Overlapping, mirrored, one inside the other, apart, long and thin.
+PAIRS: list[tuple[Crop, Crop]] = [
+    ((10, 20, 60, 80, False), (25, 31, 64, 48, False)),
+    ((10, 20, 60, 80, True), (25, 31, 64, 48, False)),
+    ((10, 20, 60, 80, True), (25, 31, 64, 48, True)),
+    ((0, 0, 200, 160, False), (90, 70, 20, 16, True)),
+    ((0, 0, 30, 30, False), (100, 100, 30, 30, True)),
+    ((5, 5, 100, 20, False), (40, 0, 20, 90, True)),
+]
+
+
+def naive_centers(box: Crop, rows: int, columns: int) -> list[tuple[float, float]]:
+    top, left, height, width, flip = box
+    centers = []
+    for row in range(rows):
+        for column in range(columns):
+            across = (column + 0.5) * width / columns
+            centers.append((top + (row + 0.5) * height / rows, left + (width - across if flip else across)))
+    return centers
+
+
+def naive_close(a: Crop, b: Crop, a_shape: tuple, b_shape: tuple, threshold: float) -> list[list[bool]]:
+    """PixPro eq. 1: the distance of two cells' centres in the picture, over the diagonal of the larger cell."""
+    cells = [math.hypot(box[2] / shape[0], box[3] / shape[1]) for box, shape in ((a, a_shape), (b, b_shape))]
+    return [
+        [math.dist(p, q) / max(cells) < threshold for q in naive_centers(b, *b_shape)]
+        for p in naive_centers(a, *a_shape)
+    ]
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.7, 2.0])
+@pytest.mark.parametrize(("a_shape", "b_shape"), [((7, 7), (7, 7)), ((3, 5), (4, 2))])
+def test_close_equals_a_loop(a_shape: tuple[int, int], b_shape: tuple[int, int], threshold: float) -> None:
+    a, b = (torch.cat([crop(*pair[side]) for pair in PAIRS]) for side in range(2))
+    pairs = close(a, b, a_shape, b_shape, threshold)
+    assert pairs.dtype == torch.bool
+    assert pairs.tolist() == [naive_close(*pair, a_shape, b_shape, threshold) for pair in PAIRS]
+    assert torch.equal(close(b, a, b_shape, a_shape, threshold), pairs.mT)
+    assert not pairs[4].any()
+    if threshold > 0.3:
+        assert pairs[:4].any((1, 2)).all()
+
+
+def test_a_crop_is_close_to_its_mirror_image_at_the_same_places() -> None:
+    """At half a diagonal each square cell has only itself; the mirrored crop has it in the mirrored column."""
+    pairs = close(crop(8, 8, 70, 70), crop(8, 8, 70, 70, flip=True), (7, 7), (7, 7), 0.5)
+    mirrored = torch.arange(49).view(7, 7).flip(1).flatten()
+    assert torch.equal(pairs[0], torch.eye(49, dtype=torch.bool)[mirrored])
+
+
+def test_close_keeps_full_precision_under_autocast() -> None:
+    a, b = crop(1001, 2003, 224, 224), crop(1003, 2001, 200, 210, flip=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = close(a, b, (7, 7), (7, 7), 0.7)
+    assert torch.equal(inside, close(a, b, (7, 7), (7, 7), 0.7))
+
+
+# --- pairs of crops ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("pivots", "crops"), [(1, 3), (2, 2), (2, 5), (3, 4)])
+@pytest.mark.parametrize("counts", [(20, 4, 20), (20, 4, 4), (None, None, 4), (9, 9, 9)])
+def test_each_pivot_meets_every_other_crop_both_ways(pivots: int, crops: int, counts: tuple) -> None:
+    large, small, back = counts
+    expected: Counter = Counter()
+    for pivot in range(pivots):
+        for other in range(crops):
+            if other != pivot:
+                expected[pivot, other, large] += 1
+                expected[other, pivot, back if other < pivots else small] += 1
+    pairs = crop_pairs(pivots, crops, large, small, back)
+    assert pairs == expected
+    assert pairs.total() == 2 * pivots * (crops - 1)
+
+
+def test_pairs_of_two_large_crops_and_a_small_one() -> None:
+    """VICRegL's paper: 20 matches from large maps, 4 from small ones. Its code: 4 on every way back."""
+    assert crop_pairs(2, 3, 20, 4, 20) == {
+        **{(0, 1, 20): 2, (1, 0, 20): 2},
+        **{(0, 2, 20): 1, (1, 2, 20): 1, (2, 0, 4): 1, (2, 1, 4): 1},
+    }
+    assert crop_pairs(2, 3, 20, 4, 4) == {
+        **{(0, 1, 20): 1, (1, 0, 4): 1, (1, 0, 20): 1, (0, 1, 4): 1},
+        **{(0, 2, 20): 1, (1, 2, 20): 1, (2, 0, 4): 1, (2, 1, 4): 1},
+    }
+
+
+@pytest.mark.parametrize("counts", [(5, 2, 5), (5, 2, 2), (None, None, 2), (99, 99, 99)])
+def test_matched_equals_a_loop_over_pairs_of_crops(counts: tuple) -> None:
+    """Any mean over places has the same value over the joined pairs as over the pairs one by one."""
+    torch.manual_seed(0)
+    sizes = [9, 9, 4]
+    cells = [torch.randn(3, size, 6, dtype=torch.float64, requires_grad=True) for size in sizes]
+    places = [torch.randn(3, size, 2, dtype=torch.float64) for size in sizes]
+    terms, pairs = [], crop_pairs(2, 3, *counts)
+    for (i, j, count), times in pairs.items():
+        rows = []
+        for n in range(3):
+            distances = [[math.dist(p, q) for q in places[j][n].tolist()] for p in places[i][n].tolist()]
+            found = sorted((min(row), p, row.index(min(row))) for p, row in enumerate(distances))[:count]
+            kept = sorted((p, q) for _, p, q in found)
+            rows.append([(cells[i][n, p], cells[j][n, q]) for p, q in kept])
+        slots = list(zip(*rows, strict=True))  # the k-th match of each picture
+        spread = [torch.stack([a * b.tanh() for a, b in slot]).var(0).mean() for slot in slots]
+        terms += times * [sum(spread) / len(spread)]
+    expected = sum(terms) / len(terms)
+
+    parts = list(matched(cells, places, pairs))
+    assert sum(share for share, _, _ in parts) == pytest.approx(1)
+    value = sum(share * (a * b.tanh()).var(0).mean() for share, a, b in parts)
+    torch.testing.assert_close(value, expected)
+    ours = torch.autograd.grad(value, cells)
+    torch.testing.assert_close(ours, torch.autograd.grad(expected, cells))

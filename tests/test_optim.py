@@ -1,4 +1,4 @@
-"""Learning rate, parameter groups, AdamW's and LARS's steps, each against numbers or a loop in float64."""
+"""Learning rate, parameter groups and the steps of each optimiser, against numbers or a loop in float64."""
 
 import copy
 import math
@@ -7,10 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from densessl.config import OptimConfig
-from densessl.training.optim import LARS, build_optimizer, lr_at, parameter_groups, set_lr
+from densessl.errors import UserError
+from densessl.training.optim import LARS, build_optimizer, lr_at, parameter_groups, peak_lr, set_lr
 
 
 def optim(name: str = "adamw", **changes: object) -> OptimConfig:
@@ -50,14 +52,78 @@ def test_learning_rate_of_a_run_that_is_all_warmup() -> None:
     assert [lr_at(step, cfg, 3) for step in range(3)] == pytest.approx([0, 0.1, 0.2])
 
 
+def test_warmup_from_a_share_of_the_peak() -> None:
+    """SwAV's, from 0.3 to 4.8 in ten steps."""
+    cfg = SimpleNamespace(optim=optim(base_lr=0.3, start_lr=0.0625), batch=4096)
+    assert peak_lr(cfg) == pytest.approx(4.8)
+    assert [lr_at(step, cfg, 100) for step in (0, 5, 10)] == pytest.approx([0.3, 2.55, 4.8])
+
+
+def test_drops_take_the_place_of_the_cosine() -> None:
+    """W-MSE's, for 1000 epochs of 97 steps: a fifth is left for the last 50 epochs, and a fifth of that for 25."""
+    cfg = SimpleNamespace(optim=optim("adam", warmup=0.005, drops=(0.95, 0.975), drop=0.2), batch=256)
+    steps = {0: 0.0, 485: 1.0, 949 * 97 + 96: 1.0, 950 * 97: 0.2, 974 * 97 + 96: 0.2, 975 * 97: 0.04, 96_999: 0.04}
+    for step, share in steps.items():
+        assert lr_at(step, cfg, 97_000) == pytest.approx(0.3 * share), step
+
+
+@pytest.mark.parametrize("share", [k / 100 for k in range(1, 100)])
+def test_a_drop_comes_at_the_step_of_its_share(share: float) -> None:
+    """Not one later, as by the rounding of 0.07 * 100 to 7.000000000000001."""
+    cfg = SimpleNamespace(optim=optim(warmup=0.0, drops=(share,), drop=0.5), batch=256)
+    step = round(share * 100)
+    assert [lr_at(s, cfg, 100) for s in (step - 1, step)] == pytest.approx([0.3, 0.15])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"drops": (0.9, 0.8)}, r"drops=\[0.9, 0.8\] .*increase"),
+        ({"drops": (0.9, 0.9)}, r"increase"),
+        ({"drops": (0.05, 0.9)}, r"after warmup=0.1"),
+        ({"nesterov": True}, r"nesterov=true with name=adamw.*sgd"),
+        ({"name": "sgd", "nesterov": True, "momentum": 0.0}, r"nesterov=true .*momentum=0.0"),
+        ({"betas": (0.9, 1.0)}, r"betas=\[0.9, 1.0\] must be below 1"),
+        ({"vector_lr": 0.0}, r"vector_lr"),
+        ({"start_lr": 2.0}, r"start_lr"),
+    ],
+)
+def test_what_no_optimiser_can_do_is_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        optim(**changes)
+
+
 def test_groups_hold_every_trainable_parameter_once_and_decay_weights_alone() -> None:
     module = net()
     module[0].bias.requires_grad_(False)
-    weights, vectors = parameter_groups(module, 0.05)
+    weights, vectors = parameter_groups(module, optim())
     assert [p.shape for p in weights["params"]] == [module[0].weight.shape, module[2].weight.shape]
     assert [id(p) for p in vectors["params"]] == [id(module[1].weight), id(module[1].bias)]
     assert (weights["weight_decay"], weights["adapt"]) == (0.05, True)
     assert (vectors["weight_decay"], vectors["adapt"]) == (0.0, False)
+
+
+def test_groups_with_vectors_like_weights() -> None:
+    weights, vectors = parameter_groups(net(), optim(decay_all=True))
+    assert [len(group["params"]) for group in (weights, vectors)] == [2, 3]
+    assert [(group["weight_decay"], group["adapt"]) for group in (weights, vectors)] == [(0.05, True)] * 2
+
+
+def test_constant_parts_and_vectors_have_learning_rates_of_their_own() -> None:
+    module = nn.ModuleDict({"backbone": net(), "predictor": nn.Linear(2, 2), "target": nn.Linear(2, 2)})
+    module["target"].requires_grad_(False)
+    optimizer = build_optimizer(module, optim("sgd", vector_lr=0.5, constant=("predictor",)))
+    set_lr(optimizer, 0.1, 0.8)
+    lrs = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert len(lrs) == 7
+    for p in module["backbone"].parameters():
+        assert lrs[id(p)] == pytest.approx(0.1 if p.ndim > 1 else 0.05)
+    for p in module["predictor"].parameters():
+        assert lrs[id(p)] == pytest.approx(0.8 if p.ndim > 1 else 0.4)
+    with pytest.raises(AssertionError, match="needs the peak"):
+        set_lr(optimizer, 0.1)
+    with pytest.raises(UserError, match="no part called target, only backbone, predictor"):
+        build_optimizer(module, optim("sgd", constant=("target",)))
 
 
 def test_adamw_decays_weights_and_leaves_vectors() -> None:
@@ -88,25 +154,80 @@ def naive_lars(w, gradients, lrs, *, momentum, trust, decay, adapt):
 @pytest.mark.parametrize("start", ["random", "zero"])
 @pytest.mark.parametrize("gradient", ["random", "zero"])
 @pytest.mark.parametrize("ndim", [1, 2])
-def test_lars_equals_a_naive_loop(start: str, gradient: str, ndim: int) -> None:
-    random = np.random.default_rng(0)
-    shape, steps = (5,) * ndim, 4
-    w = random.normal(size=shape) * (start == "random")
-    gradients = random.normal(size=(steps, *shape)) * (gradient == "random")
-    lrs = [0.0, 0.5, 1.0, 0.7]
+@pytest.mark.parametrize("decay_all", [False, True])
+def test_lars_equals_a_naive_loop(start: str, gradient: str, ndim: int, decay_all: bool) -> None:
+    w, gradients, lrs = run_of(start, gradient, ndim)
     module = nn.ParameterList([torch.tensor(w)])
-    optimizer = build_optimizer(module, optim("lars", weight_decay=0.1))
+    optimizer = build_optimizer(module, optim("lars", weight_decay=0.1, decay_all=decay_all))
     assert isinstance(optimizer, LARS)
-    for g, lr in zip(gradients, lrs, strict=True):
-        module[0].grad = torch.tensor(g)
-        set_lr(optimizer, lr)
-        optimizer.step()
-    expected = naive_lars(w, gradients, lrs, momentum=0.9, trust=0.001, decay=0.1 if ndim > 1 else 0.0, adapt=ndim > 1)
-    np.testing.assert_allclose(module[0].detach().numpy(), expected, rtol=1e-12)
-    if ndim == 2 and start == gradient == "random":
+    adapt = decay_all or ndim > 1
+    expected = naive_lars(w, gradients, lrs, momentum=0.9, trust=0.001, decay=0.1 if adapt else 0.0, adapt=adapt)
+    np.testing.assert_allclose(walked(module, optimizer, gradients, lrs), expected, rtol=1e-12)
+    if adapt and start == gradient == "random":
         assert not np.allclose(
             expected, naive_lars(w, gradients, lrs, momentum=0.9, trust=0.001, decay=0.1, adapt=False)
         )
+
+
+def naive_sgd(w, gradients, lrs, *, decay, nesterov):
+    """Sutskever et al. 2013 in torch's form, momentum 0.9."""
+    w, velocity = w.copy(), np.zeros_like(w)
+    for gradient, lr in zip(gradients, lrs, strict=True):
+        update = gradient + decay * w
+        velocity = 0.9 * velocity + update
+        w = w - lr * (update + 0.9 * velocity if nesterov else velocity)
+    return w
+
+
+def naive_adam(w, gradients, lrs, *, decay, decoupled):
+    """Kingma and Ba 2015, decay in the gradient; decoupled, Loshchilov and Hutter 2019."""
+    w, m, v = w.copy(), np.zeros_like(w), np.zeros_like(w)
+    for t, (gradient, lr) in enumerate(zip(gradients, lrs, strict=True), start=1):
+        g = gradient + (0 if decoupled else decay * w)
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        step = m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+        w = w - lr * (step + (decay * w if decoupled else 0))
+    return w
+
+
+NAIVE = {
+    "sgd": lambda *run, decay: naive_sgd(*run, decay=decay, nesterov=False),
+    "nesterov": lambda *run, decay: naive_sgd(*run, decay=decay, nesterov=True),
+    "adam": lambda *run, decay: naive_adam(*run, decay=decay, decoupled=False),
+    "adamw": lambda *run, decay: naive_adam(*run, decay=decay, decoupled=True),
+}
+
+
+@pytest.mark.parametrize("name", NAIVE)
+@pytest.mark.parametrize("ndim", [1, 2])
+@pytest.mark.parametrize("decay_all", [False, True])
+def test_torchs_optimisers_equal_naive_loops(name: str, ndim: int, decay_all: bool) -> None:
+    w, gradients, lrs = run_of("random", "random", ndim)
+    module = nn.ParameterList([torch.tensor(w)])
+    nesterov = {"name": "sgd", "nesterov": True} if name == "nesterov" else {"name": name}
+    optimizer = build_optimizer(module, optim(**nesterov, weight_decay=0.1, decay_all=decay_all))
+    decay = 0.1 if decay_all or ndim > 1 else 0.0
+    result = walked(module, optimizer, gradients, lrs)
+    np.testing.assert_allclose(result, NAIVE[name](w, gradients, lrs, decay=decay), rtol=1e-9)
+    assert not np.allclose(result, NAIVE[name](w, gradients, lrs, decay=0.1 - decay), rtol=1e-4)
+
+
+def run_of(start: str, gradient: str, ndim: int) -> tuple[np.ndarray, np.ndarray, list[float]]:
+    """Weights, gradients and learning rates of a few steps."""
+    random = np.random.default_rng(0)
+    shape = (5,) * ndim
+    w = random.normal(size=shape) * (start == "random")
+    return w, random.normal(size=(4, *shape)) * (gradient == "random"), [0.0, 0.5, 1.0, 0.7]
+
+
+def walked(
+    module: nn.ParameterList, optimizer: torch.optim.Optimizer, gradients: np.ndarray, lrs: list[float]
+) -> np.ndarray:
+    for gradient, lr in zip(gradients, lrs, strict=True):
+        module[0].grad = torch.tensor(gradient)
+        set_lr(optimizer, lr)
+        optimizer.step()
+    return module[0].detach().numpy()
 
 
 def test_lars_state_survives_saving() -> None:

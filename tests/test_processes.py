@@ -8,41 +8,37 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from test_methods import random_views, small
+from test_methods import CASES, advance, build, double, views_for
 
-from densessl.backbones import Backbone
 from densessl.data.views import View, Views
-from densessl.method import Method
 from densessl.methods import METHODS
 from densessl.training.distributed import mean_over_processes, synchronise_batch_norm
 
-CASES = [(name, backbone) for name in METHODS for backbone in ("convnext_atto", "test_resnet")]
-
-
-def build(name: str, backbone: str) -> Method:
-    torch.manual_seed(0)
-    return METHODS[name](Backbone(backbone), **small(name))
+# Every method with both backbones, every further argument with one.
+PAIRS = [(case, "test_resnet") for case in CASES] + [(name, "test_convnext") for name in METHODS]
 
 
 def part(views: Views, rank: int) -> Views:
-    return Views(*[[View(*(t.chunk(2)[rank] for t in view)) for view in kind] for kind in views])
+    crops = ([View(*(t.chunk(2)[rank] for t in view)) for view in kind] for kind in views[:2])
+    return Views(*crops, views.pictures.chunk(2)[rank])
 
 
 def process(rank: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     dist.init_process_group("gloo", rank=rank, world_size=2)
-    for name, backbone in CASES:
-        method = synchronise_batch_norm(build(name, backbone))
-        terms = method(part(random_views(batch=6), rank))
-        sum(terms.values()).backward()
+    for number, (case, backbone) in enumerate(PAIRS):
+        method = synchronise_batch_norm(build(case, backbone).double())  # a difference is not rounding
+        advance(method, part(double(views_for(case, seed=1)), rank))
+        terms = method(part(double(views_for(case)), rank))
+        torch.stack(list(terms.values())).sum().backward()
         terms = mean_over_processes(terms)
-        gradients = [p.grad for p in method.parameters()]
+        gradients = [p.grad for p in method.parameters() if p.requires_grad]
         for gradient in gradients:  # as the engine does
             dist.all_reduce(gradient)
             gradient /= 2
         if rank == 0:
-            torch.save((terms, gradients), Path(folder) / f"{name}-{backbone}.pt")
+            torch.save((terms, gradients), Path(folder) / f"{number}.pt")
     dist.destroy_process_group()
 
 
@@ -56,16 +52,18 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("name", "backbone"), CASES)
-def test_two_processes_equal_one(name: str, backbone: str, two_processes: Path) -> None:
-    terms, gradients = torch.load(two_processes / f"{name}-{backbone}.pt")
-    method = build(name, backbone)
-    expected = method(random_views(batch=6))
-    sum(expected.values()).backward()
+@pytest.mark.parametrize(("case", "backbone"), PAIRS)
+def test_two_processes_equal_one(case: str, backbone: str, two_processes: Path) -> None:
+    terms, gradients = torch.load(two_processes / f"{PAIRS.index((case, backbone))}.pt")
+    method = build(case, backbone).double()
+    advance(method, double(views_for(case, seed=1)))
+    expected = method(double(views_for(case)))
+    torch.stack(list(expected.values())).sum().backward()
     assert terms == pytest.approx({key: term.item() for key, term in expected.items()}, rel=1e-5)
-    whole = torch.cat([p.grad.flatten() for p in method.parameters()])
+    trained = [(key, p.grad) for key, p in method.named_parameters() if p.requires_grad]
+    whole = torch.cat([gradient.flatten() for _, gradient in trained])
     ours = torch.cat([gradient.flatten() for gradient in gradients])
     assert (ours - whole).norm() / whole.norm() < 1e-5
-    for (key, parameter), gradient in zip(method.named_parameters(), gradients, strict=True):
+    for (key, expected_gradient), gradient in zip(trained, gradients, strict=True):
         # Biases before batch statistics have no gradient but rounding: they are measured against the whole.
-        assert (gradient - parameter.grad).norm() <= 1e-5 * max(parameter.grad.norm(), 1e-2 * whole.norm()), key
+        assert (gradient - expected_gradient).norm() <= 1e-5 * max(expected_gradient.norm(), 1e-2 * whole.norm()), key

@@ -46,7 +46,7 @@ TINY: dict[str, Any] = {
     "save_every": 3,
     "threads": 1,
 }
-VARYING = ("pictures_per_s", "data_wait")  # what differs from run to run
+VARYING = ("pictures_per_s", "data_wait", "memory_gib")  # what differs from run to run
 
 
 @pytest.fixture(scope="module")

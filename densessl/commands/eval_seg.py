@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from densessl.errors import UserError
+from densessl.commands.naming import make_folder, result_folders, short_names
 
 EXAMPLES = """
 examples:
@@ -36,14 +36,14 @@ def main(argv: list[str] | None = None) -> int:
     find_device(args.device)
     train, val = open_dataset(args.data, "train"), open_dataset(args.data, "val")
     seeds = list(range(args.seeds)) if args.seeds else [args.seed]
-    names = _names(args.backbone)
+    names = short_names(args.backbone)
     setting = f"{train.title}-{protocol.name}-{digest(protocol)}-" + (
         f"seeds{len(seeds)}" if args.seeds else f"seed{args.seed}"
     )
-    folders = {spec: _folder(spec, args.out, names, setting) for spec in args.backbone}
+    folders = result_folders(names, args.out, "segmentation", setting)
     for spec in args.backbone:  # all that can be refused is refused before hours of work
         find_backbone(spec, output_stride=protocol.output_stride)
-        _make(folders[spec])
+        make_folder(folders[spec])
 
     results: dict[str, list[Result]] = {}
     for spec in args.backbone:
@@ -102,36 +102,3 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if len(set(args.backbone)) < len(args.backbone):
         parser.error("a BACKBONE stands twice")
     return args
-
-
-def _names(specs: Sequence[str]) -> dict[str, str]:
-    """A short name for each backbone: its run folder's, its file's, or timm's; the whole path where two are alike."""
-    short = {}
-    for spec in specs:
-        path = Path(spec).resolve()
-        if path.is_dir() or path.is_file():
-            run = path.is_file() and path.stem == "backbone"
-            short[spec] = path.parent.name if run else path.stem if path.is_file() else path.name
-        else:
-            short[spec] = f"{spec} (random)"
-    names = list(short.values())
-    return {spec: name if names.count(name) == 1 else spec for spec, name in short.items()}
-
-
-def _folder(spec: str, out: Path | None, names: dict[str, str], setting: str) -> Path:
-    plain = names[spec].replace(" (random)", "-random").replace(os.sep, "-")
-    if out is not None:
-        return out if len(names) == 1 else out / plain
-    path = Path(spec)
-    if path.exists():
-        return (path if path.is_dir() else path.parent) / "segmentation" / setting
-    return Path("checkpoints") / "eval" / plain / setting
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".writable").touch()
-        (folder / ".writable").unlink()
-    except OSError as error:
-        raise UserError(f"{folder}: the results can't be written there: {error}") from None

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from densessl.data.images import Unreadable, find_images
 from densessl.data.scenes import Scenes
+from densessl.data.shards import Shards, shard_files
 from densessl.data.views import MultiCrop, View, Views
 from densessl.errors import UserError
 
@@ -39,10 +40,12 @@ class Batch(NamedTuple):
 
 
 def open_images(data: DataConfig) -> Pictures:
-    """The collection that `data.path` names: scenes, a folder or a list. Raises UserError."""
+    """The collection that `data.path` names: scenes, tar shards, a folder or a list. Raises UserError."""
     if len(data.mean) != 3:
         raise UserError(f"data.mean has {len(data.mean)} values: pictures are read as RGB, so it takes 3")
-    return Scenes() if data.path == "scenes" else find_images(data.path)
+    if data.path == "scenes":
+        return Scenes()
+    return Shards(files) if (files := shard_files(data.path)) else find_images(data.path)
 
 
 class Loader:
@@ -178,7 +181,8 @@ class _Batches(Dataset):
             View(torch.from_numpy(image).permute(0, 3, 1, 2), torch.from_numpy(affine))
             for image, affine in zip(stacked, affines, strict=True)
         ]
-        return Batch(Views(views[: self.large], views[self.large :]), failed)
+        pictures = torch.from_numpy(rows.astype(np.int64))
+        return Batch(Views(views[: self.large], views[self.large :], pictures), failed)
 
     def _readable(self, row: int, failed: list[tuple[str, str]]) -> np.ndarray | None:
         for i in range(row, row + min(TRIES, len(self.images))):

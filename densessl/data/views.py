@@ -33,10 +33,12 @@ class View(NamedTuple):
 
 
 class Views(NamedTuple):
-    """All crops of a batch; those of one list have one size."""
+    """All crops of a batch; those of one list have one size. `pictures` (B,) int64: which of
+    the collection they are."""
 
     large: list[View]
     small: list[View]
+    pictures: Tensor | None = None
 
 
 def view_rng(seed: int, epoch: int, picture: int, view: int) -> np.random.Generator:
@@ -131,4 +133,5 @@ def to_device(
         image = view.image.to(device, non_blocking=True).to(torch.float32)
         return View(image.sub_(center).div_(spread), view.affine.to(device, non_blocking=True))
 
-    return Views([move(view) for view in views.large], [move(view) for view in views.small])
+    pictures = None if views.pictures is None else views.pictures.to(device, non_blocking=True)
+    return Views([move(view) for view in views.large], [move(view) for view in views.small], pictures)

@@ -14,11 +14,14 @@ from torch import Tensor, nn
 
 from densessl import layouts
 from densessl.backbones import Backbone
+from densessl.errors import UserError
 
 SUFFIX = ".safetensors"
 
 
 def architecture(backbone: Backbone) -> nn.Module:
+    if backbone.stem != "imagenet":
+        raise UserError(f"timm has no {backbone.name} with a {backbone.stem} stem; densessl.load_backbone takes it")
     return timm.create_model(backbone.name, num_classes=0, in_chans=backbone.in_chans)
 
 

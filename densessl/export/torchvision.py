@@ -23,6 +23,10 @@ ARCHITECTURES = (
 
 
 def architecture(backbone: Backbone) -> nn.Module:
+    if backbone.stem != "imagenet":
+        raise UserError(
+            f"torchvision has no {backbone.name} with a {backbone.stem} stem; densessl.load_backbone takes it"
+        )
     if backbone.name not in ARCHITECTURES:
         raise UserError(f"torchvision has no {backbone.name}, only {', '.join(ARCHITECTURES)}; --to timm takes it")
     if backbone.in_chans != 3:

@@ -3,7 +3,8 @@
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from densessl import criteria
 from densessl.backbones import Backbone, pooled
@@ -20,7 +21,14 @@ class VICReg(Method):
     The code halves the paper's variance term and divides invariance by the width; the published scores belong to it.
     Small crops, where there are any, are compared with the large ones, as VICRegL's code does at alpha 1. ``norm`` is
     that of the expander's hidden layers, by default as the backbone has it.
+
+    The paper's variations: a ``predictor`` (its widths; the last is the expander's) before the comparison, table 4;
+    every other view through a network of its own, ``second``, of that timm name, which is not exported, table 5; the
+    ``embedding`` standardised over the batch, or of unit length with the standard deviation's target at that of the
+    unit sphere, table 8.
     """
+
+    crops = "any"
 
     def __init__(
         self,
@@ -30,27 +38,51 @@ class VICReg(Method):
         lambd: float = 25.0,
         mu: float = 25.0,
         nu: float = 1.0,
-        norm: Literal["batch", "layer"] | None = None,
+        norm: Literal["batch", "layer", "none"] | None = None,
+        predictor: tuple[Count, ...] = (),
+        second: str | None = None,
+        embedding: Literal["plain", "standardised", "unit"] = "plain",
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.expander = mlp(backbone.channels[-1], *expander, norm=norm or norm_like(backbone))
+        self.predictor = mlp(expander[-1], *predictor, norm=norm or norm_like(backbone)) if predictor else nn.Identity()
+        self.branches = nn.ModuleList()
+        if second:
+            other = Backbone(second, in_chans=backbone.in_chans, stem=backbone.stem)
+            self.branches.extend([other, mlp(other.channels[-1], *expander, norm=norm or norm_like(other))])
+        self.standardise = nn.BatchNorm1d(expander[-1], affine=False) if embedding == "standardised" else nn.Identity()
+        self.unit = embedding == "unit"
+        self.gamma = expander[-1] ** -0.5 if self.unit else 1.0
         self.lambd, self.mu, self.nu = lambd, mu, nu
 
     def forward(self, views: Views) -> dict[str, Tensor]:
-        embeddings = [self.expander(pooled(self.backbone(view.image))) for view in [*views.large, *views.small]]
-        s, v, c = global_terms(embeddings, pivots=len(views.large))
-        # The code sums the covariances of its two branches where it averages their variances.
-        return {"invariance": self.lambd * s, "variance": self.mu * v, "covariance": 2 * self.nu * c}
+        z = [self._embed(view.image, number) for number, view in enumerate([*views.large, *views.small])]
+        p = z if isinstance(self.predictor, nn.Identity) else [self.predictor(each) for each in z]
+        invariance = self.lambd * invariance_of_pairs(p, z, pivots=len(views.large))
+        return {"invariance": invariance, **regularisers(z, self.mu, self.nu, self.gamma)}
+
+    def _embed(self, image: Tensor, number: int) -> Tensor:
+        backbone, expander = self.branches if self.branches and number % 2 else (self.backbone, self.expander)
+        z = self.standardise(expander(pooled(backbone(image))))
+        return F.normalize(z.float(), dim=1) if self.unit else z
 
 
-def global_terms(embeddings: list[Tensor], pivots: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Invariance averaged over all (pivot, other) pairs, variance and covariance over all views; each unweighted.
-
-    ``embeddings``: a (n, D) for each view, the ``pivots`` large ones first.
-    """
+def invariance_of_pairs(predictions: list[Tensor], embeddings: list[Tensor], pivots: int) -> Tensor:
+    """Invariance averaged over all (pivot, other) pairs of views; a (n, D) for each view, the ``pivots`` first."""
     pairs = [(i, j) for i in range(pivots) for j in range(len(embeddings)) if i != j]
-    s = torch.stack([criteria.invariance(embeddings[i], embeddings[j]) for i, j in pairs]).mean()
-    z = torch.stack(embeddings, dim=1)
+    return torch.stack([criteria.invariance(predictions[i], embeddings[j]) for i, j in pairs]).mean()
+
+
+def regularisers(embeddings: list[Tensor], mu: float, nu: float, gamma: float = 1.0) -> dict[str, Tensor]:
+    """Variance averaged over the views (n, D), covariance summed over two, as in the code; none where both weigh 0."""
+    if not mu and not nu:
+        return {}
+    v, c = variance_and_covariance(torch.stack(embeddings, dim=1), gamma)
+    return {"variance": mu * v, "covariance": 2 * nu * c}
+
+
+def variance_and_covariance(z: Tensor, gamma: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Both over everyone's pictures, of this process's ``z`` (n, L, D)."""
     everyone = gather(z.detach())
-    return s, criteria.variance(z, everyone), criteria.covariance(z, everyone)
+    return criteria.variance(z, everyone, gamma), criteria.covariance(z, everyone)

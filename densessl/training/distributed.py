@@ -130,6 +130,23 @@ def gather(x: Tensor) -> Tensor:
     return _Gather.apply(x) if world_size() > 1 else x
 
 
+def own(everyone: Tensor) -> Tensor:
+    """This process's rows of what was gathered."""
+    return everyone.chunk(world_size())[rank()]
+
+
+def permutation(n: int, device: torch.device) -> Tensor:
+    """A random order of n rows, the first process's in all of them."""
+    return from_first(torch.randperm(n).to(device))
+
+
+def from_first(x: Tensor) -> Tensor:
+    """The first process's ``x`` in all of them, in place."""
+    if world_size() > 1:
+        dist.broadcast(x, src=0)
+    return x
+
+
 class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch normalisation over the batch of all processes, for CPUs, where torch's own refuses to run.
 
@@ -142,7 +159,7 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or world_size() == 1:
             return super().forward(x)
-        y = x.float()
+        y = x if x.dtype == torch.float64 else x.float()
         local_var, local_mean = torch.var_mean(y, dim=[0, *range(2, x.ndim)], correction=0)
         means, variances = gather(torch.stack([local_mean, local_var])[None]).unbind(dim=1)
         mean, var = means.mean(0), variances.mean(0) + means.var(0, correction=0)
@@ -168,15 +185,21 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 def synchronise_batch_norm(module: nn.Module) -> nn.Module:
-    """``module`` with every BatchNorm over the batch of all processes, in place; nothing to do with one process."""
+    """``module`` with every BatchNorm over the batch of all processes, in place; nothing to do with one process.
+
+    Parts whose ``own_statistics`` is true keep to the pictures of their process.
+    """
     if world_size() == 1:
         return module
-    if dist.get_backend() == "nccl":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
-    for name, child in list(module.named_modules()):
-        if isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(child, SyncBatchNorm):
+    for name, child in module.named_children():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
             assert type(child) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), f"{name}: {type(child)} does more"
-            child.__class__ = SyncBatchNorm
+            if dist.get_backend() == "nccl":
+                setattr(module, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
+            else:
+                child.__class__ = SyncBatchNorm
+        elif not getattr(child, "own_statistics", False):
+            synchronise_batch_norm(child)
     return module
 
 
@@ -213,7 +236,7 @@ def broadcast_buffers(module: nn.Module) -> None:
     """The first process's buffers everywhere: DeepSpeed does this for parameters alone."""
     if world_size() > 1:
         for buffer in module.buffers():
-            dist.broadcast(buffer, src=0)
+            from_first(buffer)
 
 
 def refuse(message: str) -> NoReturn:

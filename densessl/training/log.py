@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
@@ -39,13 +40,16 @@ class Pace:
             yield batch
 
     def read(self, done: int, device: torch.device) -> dict[str, float]:
-        """After ``done`` steps. Also, on a GPU, the most memory that tensors took so far in this process."""
+        """After ``done`` steps. Also the most memory so far: of this process's tensors on a GPU, else of all of it."""
         now = perf_counter()
         seconds, steps = now - self._since, done - self._done
         pace = {"pictures_per_s": steps * self._batch / seconds, "data_wait": self._waited / seconds}
         self._waited, self._since, self._done = 0.0, now, done
         if device.type == "cuda":
             pace["memory_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
+        else:
+            unit = 1 if sys.platform == "darwin" else 2**10  # bytes, as the system counts
+            pace["memory_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
         return pace
 
 

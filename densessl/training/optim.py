@@ -1,46 +1,68 @@
-"""The optimiser: parameter groups, AdamW or LARS, and the learning rate as a function of the step."""
+"""The optimiser: parameter groups, SGD, Adam, AdamW or LARS, and the learning rate as a function of the step."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from densessl.errors import UserError
+
 if TYPE_CHECKING:
     from densessl.config import Config, OptimConfig
 
 
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weights, and 1-D parameters (biases and norms), which are neither decayed nor adapted by LARS.
+def parameter_groups(module: nn.Module, optim: OptimConfig) -> list[dict[str, Any]]:
+    """Weights and vectors (1-D parameters: biases and norms) of ``module``; parts named in ``optim.constant`` apart.
 
-    Decided here because ZeRO hands optimisers flat tensors, whose shapes say nothing.
+    Vectors are neither decayed nor adapted by LARS unless ``optim.decay_all``. Each group says what set_lr needs. All
+    this is decided here because ZeRO hands optimisers flat tensors, whose shapes say nothing. Raises UserError for a
+    part that ``module`` does not have.
     """
-    trainable = [p for p in module.parameters() if p.requires_grad]
-    weights, vectors = [p for p in trainable if p.ndim > 1], [p for p in trainable if p.ndim <= 1]
-    groups = [
-        {"params": weights, "weight_decay": weight_decay, "adapt": True},
-        {"params": vectors, "weight_decay": 0.0, "adapt": False},
-    ]
+    trainable = [(name.split(".")[0], p) for name, p in module.named_parameters() if p.requires_grad]
+    parts = list(dict.fromkeys(part for part, _ in trainable))
+    if unknown := [part for part in optim.constant if part not in parts]:
+        raise UserError(f"optim.constant: the method trains no part called {unknown[0]}, only {', '.join(parts)}")
+    groups = []
+    for constant, vectors in product((False, True), repeat=2):
+        like_weights = optim.decay_all or not vectors
+        groups.append(
+            {
+                "params": [p for part, p in trainable if (part in optim.constant, p.ndim <= 1) == (constant, vectors)],
+                "weight_decay": optim.weight_decay if like_weights else 0.0,
+                "adapt": like_weights,
+                "scale": optim.vector_lr if vectors else 1.0,
+                "constant": constant,
+            }
+        )
     return [group for group in groups if group["params"]]
 
 
 def build_optimizer(module: nn.Module, optim: OptimConfig) -> Optimizer:
-    """AdamW or LARS over the groups of ``module``; the learning rate is 0 until set_lr."""
-    groups = parameter_groups(module, optim.weight_decay)
+    """The optimiser of that name over the groups of ``module``; the learning rate is 0 until set_lr.
+
+    Raises UserError for a part in ``optim.constant`` that ``module`` does not have.
+    """
+    groups = parameter_groups(module, optim)
     if optim.name == "lars":
         return LARS(groups, momentum=optim.momentum, trust=optim.trust)
-    return torch.optim.AdamW(groups, lr=0.0, betas=optim.betas)
+    if optim.name == "sgd":
+        return torch.optim.SGD(groups, lr=0.0, momentum=optim.momentum, nesterov=optim.nesterov)
+    adam = torch.optim.Adam if optim.name == "adam" else torch.optim.AdamW  # adam decays in the gradient
+    return adam(groups, lr=0.0, betas=optim.betas)
 
 
 class LARS(Optimizer):
     """SGD with momentum whose step is scaled for each weight by trust * norm of the weight / norm of its gradient.
 
     You, Gitman, Ginsburg 2017, https://arxiv.org/abs/1708.03888, in VICReg's form: decay enters the gradient, the ratio
-    is 1 where a norm is 0, and groups with ``adapt=False`` are plain SGD.
+    is 1 where a norm is 0, and groups with ``adapt=False`` are plain SGD. With all groups adapted it is SwAV's LARC
+    without clipping, save that LARC divides by the norm of the gradient plus that of the decay, not by their sum's.
     """
 
     def __init__(
@@ -73,19 +95,30 @@ class LARS(Optimizer):
                 p.add_(state["momentum"], alpha=-group["lr"])
 
 
-def lr_at(step: int, cfg: Config, steps: int) -> float:
-    """Linear warm-up from 0 over the first ``warmup`` share of the run, then a half cosine to ``end_lr`` of the peak.
+def peak_lr(cfg: Config) -> float:
+    """The highest learning rate of a run: base_lr * batch / 256."""
+    return cfg.optim.base_lr * cfg.batch / 256
 
-    ``step`` counts from 0 and is below ``steps``; the peak is base_lr * batch / 256.
+
+def lr_at(step: int, cfg: Config, steps: int) -> float:
+    """Linear warm-up from ``start_lr`` of the peak over the first ``warmup`` share of the run, then a fall.
+
+    The fall is a half cosine to ``end_lr`` of the peak or, with ``drops``, a factor ``drop`` at each of these shares of
+    the run. ``step`` counts from 0 and is below ``steps``.
     """
-    peak = cfg.optim.base_lr * cfg.batch / 256
-    warmup = cfg.optim.warmup * steps
+    peak, warmup = peak_lr(cfg), cfg.optim.warmup * steps
     if step < warmup:
-        return peak * step / warmup
+        first = cfg.optim.start_lr * peak
+        return first + (peak - first) * step / warmup
+    if cfg.optim.drops:
+        return peak * cfg.optim.drop ** sum(step / steps >= share for share in cfg.optim.drops)
     share = (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2
     return peak * (share + (1 - share) * cfg.optim.end_lr)
 
 
-def set_lr(optimizer: Optimizer, lr: float) -> None:
+def set_lr(optimizer: Optimizer, lr: float, peak: float | None = None) -> None:
+    """``lr`` for all groups but the constant ones, which get ``peak``; vectors times ``optim.vector_lr``."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        value = peak if group["constant"] else lr
+        assert value is not None, "optim.constant needs the peak"
+        group["lr"] = group["scale"] * value

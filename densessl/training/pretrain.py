@@ -25,7 +25,7 @@ from densessl.methods import METHODS
 from densessl.training import checkpoint, distributed
 from densessl.training.engine import Engine, connect
 from densessl.training.log import Log, Pace
-from densessl.training.optim import build_optimizer, lr_at, set_lr
+from densessl.training.optim import build_optimizer, lr_at, peak_lr, set_lr
 
 
 def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> Path:
@@ -70,10 +70,14 @@ def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> P
 
     # --- method, engine ---
     torch.manual_seed(cfg.seed)
-    backbone = Backbone(cfg.backbone.name, in_chans=cfg.backbone.in_chans, drop_path=cfg.backbone.drop_path)
+    backbone = Backbone(
+        cfg.backbone.name, in_chans=cfg.backbone.in_chans, stem=cfg.backbone.stem, drop_path=cfg.backbone.drop_path
+    )
     started_from = init_backbone(backbone, cfg.backbone.init) if cfg.backbone.init and not resume else "random weights"
     method = METHODS[cfg.method.name](backbone, **cfg.method.arguments)
+    method.begin(pictures=pictures, batch=cfg.batch)
     distributed.synchronise_batch_norm(method)
+    parameters = sum(p.numel() for p in method.parameters() if p.requires_grad)
     engine = Engine(method, build_optimizer(method, cfg.optim), cfg, device)
 
     # --- run folder, opened ---
@@ -96,7 +100,7 @@ def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> P
         if distributed.is_first():  # before the state: a run that is resumed at its end writes nothing any more
             mean, std = cfg.data.mean, cfg.data.std
             save_backbone(run / FILE_NAME, backbone, mean=mean, std=std, method=cfg.method.name, step=done)
-        checkpoint.save(engine, run, done, {"pictures": pictures})
+        checkpoint.save(engine, run, done, {"pictures": pictures, "parameters": parameters})
 
     # --- the loop ---
     pace = Pace(cfg.batch, done)
@@ -108,8 +112,9 @@ def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> P
     ):
         for step, views in pace.watch(loader.from_step(done, steps)):
             seed_step(cfg.seed, step)
+            method.step, method.progress = step, step / steps
             lr = lr_at(step, cfg, steps)
-            set_lr(engine.optimizer, lr)
+            set_lr(engine.optimizer, lr, peak_lr(cfg))
             terms = engine(to_device(views, device, cfg.data.mean, cfg.data.std))
             loss = torch.stack(list(terms.values())).sum()
             stopping, broken = distributed.any_process(bool(signals), ~loss.isfinite())
@@ -118,7 +123,7 @@ def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> P
             engine.backward(loss)
             gradient = engine.step()
             done = step + 1
-            method.update(done / steps)
+            method.update()
             log.advance()
             if due(done, cfg.log_every, steps):
                 values = distributed.mean_over_processes({"loss": loss, **terms, "gradient": gradient})

@@ -1,0 +1,63 @@
+"""What a method asks of a configuration beyond the types of its arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+def wmse(batch: int, projector: tuple[int, ...], w_size: int, **_: Any) -> None:
+    width = projector[-1]
+    if w_size <= width:
+        raise ValueError(
+            f"method.w_size={w_size} pictures can't whiten the {width} dimensions of method.projector: "
+            f"it must be larger, {2 * width} as in the paper"
+        )
+    if batch % w_size:
+        raise ValueError(
+            f"batch={batch} is no multiple of method.w_size={w_size}: batch={max(1, batch // w_size) * w_size} would be"
+        )
+
+
+def queue(batch: int, queue: int, groups: int, **_: Any) -> None:
+    _divides(batch, queue)
+    if batch % groups or batch < 2 * groups:
+        fits = [n for n in range(1, batch // 2 + 1) if batch % n == 0]
+        raise ValueError(
+            f"batch={batch} can't be cut into method.groups={groups} equal parts of at least 2 pictures: "
+            f"method.groups={min(fits, key=lambda n: abs(n - groups))} would work"
+        )
+
+
+def swav(batch: int, queue: int, prototypes: int, **_: Any) -> None:
+    _divides(batch, queue)
+    if batch + queue < prototypes:
+        more = -(-(prototypes - batch) // batch) * batch
+        raise ValueError(
+            f"batch={batch} and method.queue={queue} can't be shared out among method.prototypes={prototypes}: "
+            f"method.queue={more} or method.prototypes={batch + queue} would work"
+        )
+
+
+def _divides(batch: int, queue: int) -> None:
+    if queue % batch:
+        raise ValueError(
+            f"method.queue={queue} is no multiple of batch={batch}: method.queue={-(-queue // batch) * batch} would be"
+        )
+
+
+CHECKS: dict[str, Callable[..., None]] = {"wmse": wmse, "moco_v2": queue, "densecl": queue, "swav": swav}
+
+CROPS = {
+    "two": (lambda large, small: large == 2 and not small, "two large crops and no small ones"),
+    "two and small": (lambda large, small: large == 2, "two large crops, and any number of small ones"),
+    "large": (lambda large, small: not small, "two large crops or more, and no small ones"),
+    "any": (lambda large, small: True, "any crops"),
+}
+
+
+def crops(method: str, kind: str, large: int, small: int) -> None:
+    """``kind`` as in Method.crops."""
+    fits, takes = CROPS[kind]
+    if not fits(large, small):
+        raise ValueError(f"views.large.count={large}, views.small.count={small}: {method} takes {takes}")

@@ -1,0 +1,1 @@
+"""Frozen pooled features measured by classification: nearest neighbours and a linear probe, one protocol."""

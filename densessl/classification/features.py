@@ -1,0 +1,120 @@
+"""Pooled features of pictures as they are, without augmentation, from a frozen backbone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from densessl.backbone_file import IMAGENET
+from densessl.backbones import Backbone, pooled
+from densessl.data.images import Unreadable
+from densessl.data.loader import Pictures
+from densessl.errors import UserError
+from densessl.segmentation.progress import progress
+
+BATCH = 64
+SMALL = 64  # pixels of the long side up to which pictures are taken as they are
+CROP, SHORT = 224, 256  # else the short side becomes 256 and the middle 224 are taken; other crops in proportion
+
+
+@torch.no_grad()
+def features(
+    backbone: Backbone,
+    pictures: Pictures,
+    rows: np.ndarray,
+    *,
+    size: int | None,
+    workers: int = 0,
+    title: str = "features",
+) -> Tensor:
+    """(rows, C) float32 on the CPU: ``pooled`` of the backbone's maps, in eval mode, on the backbone's device.
+
+    ``size`` is the side of the centre crop; None takes pictures as they are. Raises UserError for a picture that can't
+    be read, and where sizes differ though they should be taken as they are.
+    """
+    device = next(backbone.parameters()).device
+    mean, std = (
+        torch.tensor(backbone.metadata.get(key, IMAGENET[key]), device=device).view(1, 3, 1, 1)
+        for key in ("mean", "std")
+    )
+    prepared = _Prepared(pictures, rows, size)
+    height, width = prepared.shape[:2]
+    if min(height, width) < backbone.strides[-1] and backbone.name.startswith("convnext"):  # which doesn't pad
+        need = f"--size {backbone.strides[-1]} or more"
+        raise UserError(f"pictures of {width}x{height} pixels are too small for {backbone.name}: {need}")
+    loader = DataLoader(
+        prepared,
+        BATCH,
+        num_workers=workers,
+        collate_fn=_together,
+        worker_init_fn=_start_worker,
+        pin_memory=device.type == "cuda",
+    )
+    was_training = backbone.training
+    backbone.eval()
+    try:
+        found = [
+            pooled(backbone((images.to(device, non_blocking=True) / 255 - mean) / std)).cpu()
+            for images in progress(loader, title)
+        ]
+    finally:
+        backbone.train(was_training)
+    return torch.cat(found)
+
+
+def crop_size(pictures: Pictures) -> int | None:
+    """The crop where none is asked for, by the first picture: None, as they are, up to 64 pixels, else 224."""
+    return None if max(_read(pictures, 0).shape) <= SMALL else CROP
+
+
+def centre_crop(picture: np.ndarray, size: int) -> np.ndarray:
+    """(size, size, 3): resized so that 8/7 of ``size`` is the short side, as 256 is of 224, then the middle."""
+    height, width = picture.shape[:2]
+    scale = round(size * SHORT / CROP) / min(height, width)
+    shape = (round(width * scale), round(height * scale))
+    picture = cv2.resize(picture, shape, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    top, left = (picture.shape[0] - size) // 2, (picture.shape[1] - size) // 2
+    return picture[top : top + size, left : left + size]
+
+
+class _Prepared(Dataset):
+    """(3, h, w) uint8, or the UserError that a picture raised: raised in a worker it would arrive as a traceback."""
+
+    def __init__(self, pictures: Pictures, rows: np.ndarray, size: int | None) -> None:
+        self.pictures, self.rows, self.size = pictures, rows, size
+        self.shape = (size, size, 3) if size else _read(pictures, int(rows[0])).shape
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> Tensor | UserError:
+        try:
+            picture = _read(self.pictures, int(self.rows[number]))
+        except UserError as error:
+            return error
+        if self.size:
+            picture = centre_crop(picture, self.size)
+        elif picture.shape != self.shape:
+            sizes = " and ".join(f"{width}x{height}" for height, width, _ in (picture.shape, self.shape))
+            return UserError(f"pictures of {sizes} pixels can't be taken as they are: --size N brings all to NxN")
+        return torch.from_numpy(picture.transpose(2, 0, 1).copy())
+
+
+def _read(pictures: Pictures, row: int) -> np.ndarray:
+    try:
+        return pictures.read(row)
+    except Unreadable as error:
+        raise UserError(f"{error}; a score needs every picture: mend it or take it out") from None
+
+
+def _together(items: list[Any]) -> Tensor | UserError:
+    return next((item for item in items if isinstance(item, UserError)), None) or torch.stack(items)
+
+
+def _start_worker(worker: int) -> None:
+    cv2.setNumThreads(0)  # OpenCV's threads do not survive the fork

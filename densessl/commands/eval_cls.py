@@ -1,0 +1,104 @@
+"""eval-cls: measure frozen pooled features by nearest neighbours and a linear probe."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from densessl.commands.naming import make_folder, result_folders, short_names
+
+EXAMPLES = """
+examples:
+  eval-cls checkpoints/mine resnet18 --data MY_FOLDER
+  eval-cls checkpoints/mine --data cifar10 --train 5000 --test 2000 --seed 1
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = _arguments(argv)
+    from densessl.backbone_file import find_backbone
+    from densessl.classification.evaluation import evaluate
+    from densessl.classification.labelled import held_out, open_labelled
+    from densessl.classification.protocol import LINEAR_FEATURES
+    from densessl.classification.report import table, write
+
+    protocol = replace(LINEAR_FEATURES, size=args.size)
+    data = {"name": args.data.resolve().name, "train": "train", "test": held_out(args.data)}
+    train, test = (open_labelled(args.data, data[split]) for split in ("train", "test"))
+    names = short_names(args.backbone)
+    parts = [data["name"], protocol.name, protocol.digest, f"seed{args.seed}"]
+    parts += [f"{split}{n}" for split, n in (("train", args.train), ("test", args.test)) if n]
+    folders = result_folders(names, args.out, "classification", "-".join(parts))
+    for spec in args.backbone:  # all that can be refused is refused before hours of work
+        find_backbone(spec)
+        make_folder(folders[spec])
+
+    results = {}
+    for spec in args.backbone:
+        results[names[spec]] = evaluate(
+            find_backbone(spec, seed=args.seed),
+            train,
+            test,
+            protocol,
+            seed=args.seed,
+            device=args.device,
+            workers=args.workers,
+            most=(args.train, args.test),
+        )
+        write(folders[spec], names[spec], results[names[spec]], data)
+
+    print(table(results, data))
+    for folder in folders.values():
+        print(f"results: {folder}")
+    return 0
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="eval-cls",
+        description="The backbone is frozen; pooled features of train classify the pictures of val or test: by nearest "
+        "neighbours, and by a linear layer.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "backbone", nargs="+", metavar="BACKBONE", help="a run folder, a backbone file, or a timm name: random weights"
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="train/ and val/ or test/ with a folder a class, or train-*.tar and val-*.tar or test-*.tar",
+    )
+    parser.add_argument("--train", type=int, metavar="N", help="only the first N training pictures of a shuffle")
+    parser.add_argument("--test", type=int, metavar="N", help="only the first N test pictures of a shuffle")
+    parser.add_argument(
+        "--size",
+        type=int,
+        metavar="N",
+        help="side of the centre crop; default 224, and pictures up to 64 pixels as they are",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the shuffle, the layer and random weights; default 0"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: classification/ in the run folder")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=max(1, min(4, (os.cpu_count() or 1) // 2)),
+        metavar="N",
+        help="processes that read pictures",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    args = parser.parse_args(argv)
+    if min(n for n in (args.train, args.test, args.size, 2) if n is not None) < 2:
+        parser.error("--train, --test and --size must be at least 2")
+    if args.seed < 0 or args.workers < 0:
+        parser.error("--seed and --workers must be at least 0")
+    if len(set(args.backbone)) < len(args.backbone):
+        parser.error("a BACKBONE stands twice")
+    return args

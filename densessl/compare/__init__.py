@@ -1,0 +1,1 @@
+"""Several methods under one budget: the rows, the processes that fill them, and what they come to."""

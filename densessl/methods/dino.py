@@ -1,0 +1,74 @@
+"""DINO. Caron et al. 2021, https://arxiv.org/abs/2104.14294."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from densessl import criteria
+from densessl.backbones import Backbone, pooled
+from densessl.config import Count, Positive, Share
+from densessl.data.views import Views
+from densessl.heads import held, mlp
+from densessl.method import Method
+from densessl.momentum import Target, rising
+from densessl.training.distributed import gather
+
+
+class DINO(Method):
+    """Every crop predicts what a slow teacher says of the two large ones, centred and sharpened.
+
+    About ln ``prototypes`` at first. ``tau_t`` is the teacher's temperature at the beginning and after the share
+    ``warmup`` of the run, ``center`` how much of the centre each step keeps, ``freeze`` the share of the run in which
+    the prototypes are held. Prototypes have unit length (the code's norm_last_layer).
+    """
+
+    crops = "two and small"
+    center: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        projector: tuple[Count, ...] = (2048, 2048, 256),
+        prototypes: Count = 65536,
+        tau_s: Positive = 0.1,
+        tau_t: tuple[Positive, Positive] = (0.04, 0.07),
+        warmup: Share = 0.3,
+        center: Share = 0.9,
+        momentum: Share = 0.996,
+        freeze: Share = 0.01,
+        norm: Literal["batch", "layer", "none"] = "none",
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projector = mlp(backbone.channels[-1], *projector, norm=norm, out_bias=True, act=nn.GELU)
+        self.prototypes = nn.Linear(projector[-1], prototypes, bias=False)
+        for layer in (*self.projector, self.prototypes):
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+        self.target = Target(backbone, self.projector, self.prototypes)
+        self.register_buffer("center", torch.zeros(prototypes))
+        self.tau_s, self.tau_t, self.warmup = tau_s, tau_t, warmup
+        self.kept, self.momentum, self.freeze = center, momentum, freeze
+
+    def forward(self, views: Views) -> dict[str, Tensor]:
+        prototypes = held(self.prototypes.weight, free=self.progress >= self.freeze)
+        z = [self.projector(pooled(self.backbone(view.image))) for view in [*views.large, *views.small]]
+        student = [criteria.similarity(each, prototypes) / self.tau_s for each in z]
+        teacher = [criteria.similarity(self.target(view.image), self.target[2].weight) for view in views.large]
+        share = min(1.0, self.progress / self.warmup) if self.warmup else 1.0
+        tau = self.tau_t[0] + (self.tau_t[1] - self.tau_t[0]) * share
+        losses = [
+            F.cross_entropy(s, ((t - self.center) / tau).softmax(1))
+            for i, t in enumerate(teacher)
+            for j, s in enumerate(student)
+            if i != j
+        ]
+        self.center.lerp_(gather(torch.cat(teacher).mean(0, keepdim=True)).mean(0), 1 - self.kept)
+        return {"dino": torch.stack(losses).mean()}
+
+    def update(self) -> None:
+        parts = self.backbone, self.projector, self.prototypes
+        self.target.follow(*parts, momentum=rising(self.momentum, self.progress))

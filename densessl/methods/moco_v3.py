@@ -1,0 +1,50 @@
+"""MoCo v3. Chen, Xie, He 2021, https://arxiv.org/abs/2104.02057."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from densessl import criteria
+from densessl.backbones import Backbone, pooled
+from densessl.config import Count, Positive, Share
+from densessl.data.views import Views
+from densessl.heads import mlp
+from densessl.method import Method
+from densessl.momentum import Target, rising
+from densessl.training.distributed import gather, rank
+
+
+class MoCoV3(Method):
+    """A predictor on one view finds the other's key, by a slow encoder, among everyone's keys; both ways.
+
+    Each way is weighted by 2 ``tau``. ``momentum`` rises to 1 along a cosine.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        projector: tuple[Count, ...] = (4096, 256),
+        predictor: tuple[Count, ...] = (4096, 256),
+        momentum: Share = 0.99,
+        tau: Positive = 1.0,
+        norm: Literal["batch", "layer", "none"] = "batch",
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projector = mlp(backbone.channels[-1], *projector, norm=norm, bias=False, out_norm=norm == "batch")
+        self.predictor = mlp(projector[-1], *predictor, norm=norm, bias=False)
+        self.target = Target(backbone, self.projector)
+        self.momentum, self.tau = momentum, tau
+
+    def forward(self, views: Views) -> dict[str, Tensor]:
+        queries = [self.predictor(self.projector(pooled(self.backbone(view.image)))) for view in views.large]
+        keys = [gather(self.target(view.image)) for view in reversed(views.large)]
+        pairs = zip(queries, keys, strict=True)
+        losses = [criteria.contrast(q, k, self.tau, rank() * len(q)) for q, k in pairs]
+        return {"contrast": 2 * self.tau * torch.stack(losses).sum()}
+
+    def update(self) -> None:
+        momentum = rising(self.momentum, self.progress)
+        self.target.follow(self.backbone, self.projector, momentum=momentum)

@@ -1,0 +1,34 @@
+"""SimCLR. Chen, Kornblith, Norouzi, Hinton 2020, https://arxiv.org/abs/2002.05709."""
+
+from typing import Literal
+
+from torch import Tensor
+
+from densessl import criteria
+from densessl.backbones import Backbone, pooled
+from densessl.config import Count, Positive
+from densessl.data.views import Views
+from densessl.heads import mlp
+from densessl.method import Method
+from densessl.training.distributed import gather, rank
+
+
+class SimCLR(Method):
+    """Two views of a picture against the views of all others in everyone's batch. About ln(2N - 1) at first."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        projector: tuple[Count, ...] = (2048, 128),
+        tau: Positive = 0.1,
+        norm: Literal["batch", "layer", "none"] = "batch",
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projector = mlp(backbone.channels[-1], *projector, norm=norm)
+        self.tau = tau
+
+    def forward(self, views: Views) -> dict[str, Tensor]:
+        a, b = (self.projector(pooled(self.backbone(view.image))) for view in views.large)
+        return {"nt_xent": criteria.nt_xent(a, b, self.tau, gather(a), gather(b), first=rank() * len(a))}

@@ -1,0 +1,66 @@
+"""Targets: networks that are not trained but follow those that are."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+
+import torch
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from densessl.backbones import pooled
+from densessl.training.distributed import gather, own, permutation, world_size
+
+
+class Target(nn.ModuleList):
+    """Copies of ``parts`` (a backbone, then its heads) that `follow` moves towards them.
+
+    Nothing in it needs a gradient, its batch statistics are its own, those of the pictures it sees, and drop path is
+    off. ``groups`` is for `shuffled`.
+    """
+
+    def __init__(self, *parts: nn.Module, groups: int | None = None) -> None:
+        super().__init__(copy.deepcopy(part) for part in parts)
+        self.groups = groups
+        self.own_statistics = groups is not None  # synchronise_batch_norm spares them
+        self.requires_grad_(False)
+        for module in self.modules():
+            if isinstance(module, DropPath):
+                module.drop_prob = 0.0
+
+    @torch.no_grad()
+    def forward(self, image: Tensor) -> Tensor:
+        """The projection of the pooled vector, without gradient."""
+        backbone, projector, *_ = self
+        return projector(pooled(backbone(image)))
+
+    @torch.no_grad()
+    def follow(self, *parts: nn.Module, momentum: float) -> None:
+        """Keep the share ``momentum`` of each parameter and take the rest from ``parts``, those it was copied from."""
+        ours: list[Tensor] = list(self.parameters())
+        theirs: list[Tensor] = [p for part in parts for p in part.parameters()]
+        torch._foreach_lerp_(ours, theirs, 1 - momentum)
+
+    @torch.no_grad()
+    def shuffled(self, function: Callable[[Tensor], tuple[Tensor, ...]], image: Tensor) -> tuple[Tensor, ...]:
+        """``function`` of everyone's pictures in ``groups`` random parts with batch statistics of their own.
+
+        Returns this process's rows. MoCo shuffles pictures between its GPUs, 32 on each of 8, so that a query can't
+        tell its key by the statistics they share (He et al. 2020 §3.3, https://arxiv.org/abs/1911.05722). Here the
+        parts are the same with any number of processes that divides ``groups``.
+        """
+        assert self.groups is not None
+        if self.groups % world_size():
+            raise ValueError(f"method.groups={self.groups} can't be shared equally by {world_size()} processes")
+        everyone = gather(image)
+        order = permutation(len(everyone), image.device)
+        parts = [function(everyone[rows]) for rows in own(order).chunk(self.groups // world_size())]
+        back = order.argsort()
+        return tuple(own(gather(torch.cat(part))[back]) for part in zip(*parts, strict=True))
+
+
+def rising(momentum: float, progress: float) -> float:
+    """From ``momentum`` to 1 along half a cosine of the run. BYOL §3.2, https://arxiv.org/abs/2006.07733."""
+    return 1 - (1 - momentum) * (math.cos(math.pi * progress) + 1) / 2

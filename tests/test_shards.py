@@ -1,0 +1,210 @@
+"""Tar shards: the index against the standard library's, labels, and every way a shard can be broken."""
+
+import gzip
+import io
+import os
+import pickle
+import tarfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from densessl.config import CropsConfig, PhotometricConfig, ViewsConfig
+from densessl.data.images import Images, Unreadable
+from densessl.data.loader import Loader, open_images
+from densessl.data.shards import Shards, shard_files
+from densessl.errors import UserError
+
+FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
+
+
+def picture(number: int, form: str = "png") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (20 + number, 16), (number, 2 * number, 7)).save(buffer, form)
+    return buffer.getvalue()
+
+
+def write(path: Path, files: dict[str, bytes], form: str = "pax") -> str:
+    with tarfile.open(path, "w", format=FORMATS[form]) as tar:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mtime = len(data), 1.5  # a pax header of its own: ustar has whole seconds
+            if name.endswith("/"):
+                entry.type = tarfile.DIRTYPE
+            tar.addfile(entry, io.BytesIO(data))
+    return str(path)
+
+
+def sample(numbers, ending: str = "png", form: str = "png") -> dict[str, bytes]:
+    files = {}
+    for n in numbers:
+        files |= {f"{n:05d}.{ending}": picture(n, form), f"{n:05d}.cls": str(n % 4).encode()}
+    return files
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_index_is_that_of_tarfile(tmp_path, form):
+    deep = "/".join(["folder" * 5] * 6)  # longer than 100 bytes
+    endings = ["png", "JPG", "jpeg", "webp"]
+    files = {"./": b"", "a/": b"", "notes.txt": b"x" * 700, "a/.hidden.png": b"x"}
+    for n in range(12):
+        key = f"{deep if n % 3 == 0 else 'a'}/{n:03d}" + ("é" if n == 5 and form != "ustar" else "")
+        files |= {f"{key}.json": b"{}", f"{key}.{endings[n % 4]}": picture(n), f"{key}.seg.png": b"x"}
+    if form != "ustar":  # which has no room for it
+        files["b" * 300 + ".jpg"] = picture(12)
+    shards = Shards([write(tmp_path / "a.tar", files, form)])
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        wanted = [m for m in tar if m.name in files and m.name.count(".") == 1 and not m.name.endswith(("json", "txt"))]
+    assert [(int(p["offset"]), int(p["size"])) for p in shards.index] == [(m.offset_data, m.size) for m in wanted]
+    assert len(shards) == 12 + (form != "ustar")
+    for i, member in enumerate(wanted):
+        assert np.array_equal(shards.read(i), np.asarray(Image.open(io.BytesIO(files[member.name]))))
+    assert shards.path(1) == f"{tmp_path}/a.tar/a/001.JPG"
+
+
+def test_links_and_folders_are_no_pictures_and_shift_nothing(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, kind in [("d.png", tarfile.DIRTYPE), ("s.png", tarfile.SYMTYPE), ("h.png", tarfile.LNKTYPE)]:
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname, entry.size = kind, "1.png", 0
+            tar.addfile(entry)
+        entry = tarfile.TarInfo("1.png")
+        entry.size = len(picture(1))
+        tar.addfile(entry, io.BytesIO(picture(1)))
+    shards = Shards([str(tmp_path / "a.tar")])
+    assert [shards.path(i) for i in range(len(shards))] == [f"{tmp_path}/a.tar/1.png"]
+    assert shards.read(0).shape == (16, 21, 3)
+
+
+def test_order_is_by_shard_then_as_stored(tmp_path):
+    for name, numbers in {"t-1.tar": [9, 3], "t-0.tar": [7, 8, 1], "t-2.tar": []}.items():
+        write(tmp_path / name, sample(numbers))
+    shards = Shards(shard_files(str(tmp_path)))
+    assert [shards.read(i)[0, 0, 0] for i in range(len(shards))] == [7, 8, 1, 9, 3]
+    assert shards.labels().tolist() == [3, 0, 1, 1, 3]
+    assert shards.labels().dtype == np.int64
+
+
+def test_labels_need_not_stand_beside_their_pictures(tmp_path):
+    files = {"b.cls": b" 12\n", "a.png": picture(1), "x/b.png": picture(2), "b.png": picture(3)}
+    files |= {"x/b.cls": b"5", "a.cls": b"0", "c.cls": b"7"}
+    assert Shards([write(tmp_path / "a.tar", files)]).labels().tolist() == [0, 5, 12]
+
+
+@pytest.mark.parametrize("label", [None, b"", b"dog", b"-1", b"1.0", b"9" * 30])
+def test_pictures_without_a_class_number_are_counted_and_named(tmp_path, label):
+    files = sample(range(3)) | {"no.png": picture(3)} | ({"no.cls": label} if label is not None else {})
+    shards = Shards([write(tmp_path / "a.tar", files)])
+    assert shards.read(3).shape == (16, 23, 3)  # pretraining asks for none
+    with pytest.raises(UserError, match=r"1 of 4 pictures have no KEY\.cls .*a\.tar/no\.png"):
+        shards.labels()
+
+
+def test_every_cut_is_found(tmp_path):
+    whole = Path(write(tmp_path / "whole.tar", sample(range(2)), "ustar")).read_bytes()
+    with tarfile.open(tmp_path / "whole.tar") as tar:
+        last = tar.getmembers()[-1]
+        end = last.offset_data + 512  # where the first block of zeros begins
+    cut = tmp_path / "cut.tar"
+    for length in [*range(0, end, 128), end - 1, end, end + 511]:
+        cut.write_bytes(whole[:length])
+        with pytest.raises(UserError, match=r"cut\.tar: cut short"):
+            Shards([str(cut)])
+    cut.write_bytes(whole[: end + 512])
+    assert len(Shards([str(cut)])) == 2
+    cut.write_bytes(whole[:540])
+    with pytest.raises(UserError, match=r"cut short: 00000\.png ends at byte \d+, the file at 540"):
+        Shards([str(cut)])
+
+
+def test_what_is_no_tar_is_named(tmp_path):
+    whole = Path(write(tmp_path / "a.tar", sample(range(3)))).read_bytes()
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        header = next(m for m in tar if m.name == "00001.png").offset_data - 512
+    broken = bytearray(whole)
+    broken[header + 3] ^= 1
+    for data, message in [
+        (bytes(broken), f"no tar header at byte {header}"),
+        (gzip.compress(whole, 0), "no tar header at byte 0: broken, or compressed"),
+        (whole.replace(b" mtime=1.5", b"!mtime=1.5"), "no tar header at byte 0"),
+        (b"", "cut short: it ends at byte 0"),
+    ]:
+        (tmp_path / "bad.tar").write_bytes(data)
+        with pytest.raises(UserError, match=message) as error:
+            Shards([str(tmp_path / "a.tar"), str(tmp_path / "bad.tar")])
+        assert str(error.value).startswith(str(tmp_path / "bad.tar"))
+    with pytest.raises(UserError, match=r"none\.tar: can't be read \(No such file"):
+        Shards([str(tmp_path / "none.tar")])
+    with pytest.raises(UserError, match=r"empty\.tar: no pictures KEY\.jpg.*found 2 \.txt, 1 \.mp4"):
+        Shards([write(tmp_path / "empty.tar", {"a.txt": b"", "b.txt": b"", "b.mp4": b"", "a.cls": b"1"})])
+
+
+def test_broken_pictures_are_named_by_shard_and_key(tmp_path):
+    file = write(tmp_path / "a.tar", {"x/1.jpg": picture(1, "jpeg")[:-2], "2.png": b"", "3.png": picture(3)})
+    shards = Shards([file])
+    with pytest.raises(Unreadable, match=r"a\.tar/x/1\.jpg: cut short"):
+        shards.read(0)
+    with pytest.raises(Unreadable, match=r"a\.tar/2\.png: empty file"):
+        shards.read(1)
+    os.unlink(file)
+    with pytest.raises(Unreadable, match=r"a\.tar: No such file"):
+        shards.read(2)
+
+
+def test_index_is_small_and_needs_no_open_files(tmp_path):
+    files = [write(tmp_path / f"{s:03d}.tar", sample(range(20))) for s in range(40)]
+    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else None
+    shards = Shards(files)
+    assert [shards.read(i).shape[1] for i in range(0, 800, 19)] == [20 + i % 20 for i in range(0, 800, 19)]
+    assert shards.index.nbytes == 24 * 800
+    copy = pickle.loads(pickle.dumps(shards))
+    assert np.array_equal(copy.read(799), shards.read(799))
+    if before is not None:
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_workers_see_what_one_process_sees(tmp_path):
+    for s in range(3):
+        write(tmp_path / f"train-{s}.tar", sample(range(8 * s, 8 * s + 8), "jpg", "jpeg"))
+    images = open_images(SimpleNamespace(path=str(tmp_path / "train-*.tar"), mean=(0.5,) * 3))
+    views = ViewsConfig(large=CropsConfig(count=2, size=16, scale=(0.5, 1)))
+
+    def run(workers):
+        loader = Loader(images, views, PhotometricConfig(), batch=6, seed=0, workers=workers)
+        return [views for _, views in loader.from_step(0, 8)]
+
+    for alone, many in zip(run(0), run(3), strict=True):
+        for a, b in zip(alone.large, many.large, strict=True):
+            assert torch.equal(a.image, b.image)
+            assert torch.equal(a.affine, b.affine)
+
+
+def test_open_images_finds_shards(tmp_path):
+    def found(path):
+        return open_images(SimpleNamespace(path=str(path), mean=(0.5,) * 3))
+
+    (tmp_path / "odd[1]").mkdir()
+    (tmp_path / "odd[1]" / "a.png").write_bytes(picture(1))
+    data = tmp_path / "shards"
+    data.mkdir()
+    for name in ("train-0.tar", "train-1.tar", "test-0.tar"):
+        write(data / name, sample(range(2)))
+    (data / "classes.txt").write_text("a\nb\nc\nd\n")
+    counts = {data: 6, data / "train-1.tar": 2, data / "train-*.tar": 4, data / "t*-[0].tar": 4}
+    assert {path: len(found(path)) for path in counts} == counts
+    assert isinstance(found(data), Shards)
+    assert isinstance(found(tmp_path / "odd[1]"), Images)  # a name that only looks like a glob
+
+    with pytest.raises(UserError, match=r"data\.path=.*val-\*\.tar matches no file; .*DIR/train-\*\.tar"):
+        found(data / "val-*.tar")
+    with pytest.raises(UserError, match=r"matches .*classes\.txt; a glob names tar shards"):
+        found(data / "*")
+    (data / "more").mkdir()
+    with pytest.raises(UserError, match=r"holds 3 \.tar and other data \(more\).*shards/\*\.tar") as error:
+        found(data)
+    assert "\n" not in str(error.value)
+    assert len(found(data / "*.tar")) == 6
