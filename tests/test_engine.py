@@ -18,7 +18,7 @@ from densessl.training.engine import Engine, autocast_dtype, connect
 from densessl.training.optim import build_optimizer, set_lr
 
 CPU = torch.device("cpu")
-CASES = [("adamw", 0, 0.0), ("adamw", 0, 0.5), ("adamw", 1, 0.5), ("adamw", 2, 0.0), ("lars", 0, 0.0)]
+CASES = [("adamw", 0, 0.0), ("adamw", 0, 0.5), ("adamw", 1, 0.5), ("adamw", 2, 0.0), ("lars", 0, 0.0), ("sgd", 1, 0.0)]
 LRS = [0.0, 0.02, 0.05, 0.01]
 
 

@@ -76,6 +76,7 @@ class Engine:
                 "gradient_accumulation_steps": 1,
                 "gradient_clipping": cfg.optim.clip,
                 "zero_optimization": {"stage": cfg.zero},
+                "zero_allow_untested_optimizer": True,  # SGD, which does to each number what it does to any other
                 "steps_per_print": 2**31 - 1,
             },
         )
