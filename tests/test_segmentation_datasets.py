@@ -154,7 +154,7 @@ def spoil(root: Path, how: str) -> None:
         ("no classes", r"classes\.txt: 0 classes"),
         ("no list", r"(?s)classes\.txt is missing.expected:.*found:.*images/  train, val"),
         ("half unpacked", r"(?s)masks/train is missing.expected:.*masks/train/NAME\.png.*found:.*masks/  empty"),
-        ("empty", r"(?s)no pictures in images/train.*expected:"),
+        ("empty", r"(?s)no pictures and no masks in images/train.*expected:"),
     ],
 )
 def test_wrong_folders_are_refused(tmp_path, how, message):

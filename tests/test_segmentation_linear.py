@@ -158,7 +158,8 @@ def test_command_writes_results_beside_a_run(tmp_path, capsys):
     printed = capsys.readouterr().out
     (folder,) = (run / "segmentation").iterdir()
     assert folder.name.startswith("blocks-linear_small-")
-    assert sorted(file.name for file in folder.iterdir()) == ["pictures.png", "results.json", "results.md"]
+    tables = ["results.csv", "results.json", "results.md"]
+    assert sorted(file.name for file in folder.iterdir()) == ["confusion.png", "pictures.png", *tables]
 
     results = json.loads((folder / "results.json").read_text())
     protocol = find_protocol("linear_small", QUICK)
@@ -176,8 +177,8 @@ def test_command_writes_results_beside_a_run(tmp_path, capsys):
 
     table = (folder / "results.md").read_text()
     assert table in printed
-    mean, std = (100 * results["scores"]["miou"][key] for key in ("mean", "std"))
-    assert f"| **mIoU** | {mean:.1f} ± {std:.1f} |" in table
+    mean, std, low, high = (100 * results["scores"]["miou"][key] for key in ("mean", "std", "low", "high"))
+    assert f"| **mIoU** | {mean:.1f} ± {std:.1f} [{low:.1f}, {high:.1f}] |" in table
     assert results["protocol"]["hash"] in table
     assert "iterations=5" in table
     with Image.open(folder / "pictures.png") as page:
@@ -190,8 +191,21 @@ def test_command_compares_backbones(tmp_path, capsys):
     out = tmp_path / "out"
     args = ["--data", str(data), "--set", *QUICK, "--workers", "0", "--out", str(out)]
     assert main(["convnext_atto", "test_resnet", *args]) == 0
-    assert "| | convnext_atto (random) | test_resnet (random) |" in capsys.readouterr().out
-    assert sorted(file.name for file in out.iterdir()) == ["convnext_atto-random", "test_resnet-random"]
+    names = ["convnext_atto (random)", "test_resnet (random)"]
+    printed = capsys.readouterr().out
+    assert f"| | {names[0]} | {names[1]} | {names[1]} minus {names[0]} |" in printed
+    assert (out / "comparison.md").read_text() in printed
+    folders = ["convnext_atto-random", "test_resnet-random"]
+    assert sorted(path.name for path in out.iterdir()) == [f"comparison.{s}" for s in ("csv", "json", "md")] + folders
+    first, second = (json.loads((out / folder / "results.json").read_text()) for folder in folders)
+    comparison = json.loads((out / "comparison.json").read_text())
+    assert comparison["protocol"] == first["protocol"]
+    assert comparison["minus"] == names[0]
+    assert list(comparison["differences"]) == names[1:]
+    for group in ("scores", "class_iou", "class_boundary_iou"):
+        for key, found in comparison["differences"][names[1]][group].items():
+            assert found["mean"] == pytest.approx(second[group][key]["mean"] - first[group][key]["mean"])
+            assert found["low"] <= found["mean"] <= found["high"]
 
 
 def test_command_lists_protocols(capsys):

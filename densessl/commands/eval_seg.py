@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from densessl.commands.naming import make_folder, result_folders, short_names
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 EXAMPLES = """
+Several backbones are compared with the first: differences with intervals over the validation pictures. Several
+processes train the same head and share the validation pictures; the numbers are those of one process.
+
 examples:
   eval-seg checkpoints/demo --data scenes
   eval-seg checkpoints/mine/backbone.safetensors resnet50 --data MY_FOLDER --seeds 3
   eval-seg resnet50 --data VOCdevkit --protocol vicregl_resnet --set iterations=4000 batch=8
+  torchrun --nproc_per_node 8 tools/eval_seg.py checkpoints/mine --data VOCdevkit --protocol vicregl_resnet
 """
 
 
@@ -30,10 +40,13 @@ def main(argv: list[str] | None = None) -> int:
 
     from densessl.backbone_file import find_backbone
     from densessl.segmentation.datasets import open_dataset
-    from densessl.segmentation.linear import Result, evaluate, find_device
-    from densessl.segmentation.report import table, write
+    from densessl.segmentation.linear import evaluate, find_device
+    from densessl.segmentation.report import write, write_comparison
+    from densessl.segmentation.result import Outcome
+    from densessl.segmentation.scoring import Processes
+    from densessl.segmentation.table import table
+    from densessl.training import distributed
 
-    find_device(args.device)
     train, val = open_dataset(args.data, "train"), open_dataset(args.data, "val")
     seeds = list(range(args.seeds)) if args.seeds else [args.seed]
     names = short_names(args.backbone)
@@ -43,24 +56,39 @@ def main(argv: list[str] | None = None) -> int:
     folders = result_folders(names, args.out, "segmentation", setting)
     for spec in args.backbone:  # all that can be refused is refused before hours of work
         find_backbone(spec, output_stride=protocol.output_stride)
-        make_folder(folders[spec])
 
-    results: dict[str, list[Result]] = {}
-    for spec in args.backbone:
-        found = []
-        for seed in seeds:
-            backbone = find_backbone(spec, output_stride=protocol.output_stride, seed=seed)
-            found.append(evaluate(backbone, train, val, protocol, seed=seed, device=args.device, workers=args.workers))
-            if seed == seeds[0]:
-                shown = backbone
-        results[names[spec]] = found
-        write(folders[spec], names[spec], found, shown, val)
+    outcomes = []
+    with distributed.connected(args.device) as device:
+        place, first = find_device(device), distributed.is_first()
+        for folder in folders.values():
+            distributed.on_first(make_folder, folder)
 
-    print(table(results))
+        def total(counts: Tensor) -> Tensor:
+            return distributed.gather(counts[None].to(place)).sum(0).cpu()
+
+        processes = Processes(distributed.rank(), distributed.world_size(), distributed.from_first, total)
+        common: dict[str, Any] = {"device": str(place), "workers": args.workers, "processes": processes}
+        # The progress of the first is that of all.
+        with contextlib.nullcontext() if first else contextlib.redirect_stderr(io.StringIO()):
+            for spec in args.backbone:
+                results = []
+                for seed in seeds:
+                    backbone = find_backbone(spec, output_stride=protocol.output_stride, seed=seed)
+                    results.append(evaluate(backbone, train, val, protocol, seed=seed, **common))
+                outcomes.append(Outcome(names[spec], results))
+                if first:
+                    write(folders[spec], outcomes[-1], val)
+    if not first:
+        return 0
+    print(table(outcomes))
     if deviations(protocol):
         print(f"not {protocol.name} itself: {', '.join(deviations(protocol))}\n")
     for folder in folders.values():
         print(f"results and pictures: {folder}")
+    if len(outcomes) > 1:
+        comparison = args.out or folders[args.backbone[0]]
+        write_comparison(comparison, outcomes)
+        print(f"comparison: {comparison}")
     return 0
 
 
@@ -75,7 +103,10 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "backbone", nargs="*", metavar="BACKBONE", help="a run folder, a backbone file, or a timm name: random weights"
     )
     parser.add_argument(
-        "--data", metavar="PATH", help="images/, masks/ and classes.txt; VOCdevkit or VOC2012; or the word scenes"
+        "--data",
+        metavar="PATH",
+        help="images/, masks/ and classes.txt of your own; VOC 2012, Cityscapes, ADE20K, COCO or CamVid as published, "
+        "PATH:WORD where there is a choice (VOC2012:train, coco:panoptic); or the word scenes",
     )
     parser.add_argument("--protocol", default="linear_small", metavar="NAME", help="see --list; default linear_small")
     parser.add_argument(
@@ -92,7 +123,10 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="N",
         help="processes that read pictures",
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:1, ...; of several processes: auto or cpu"
+    )
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it
     parser.add_argument("--list", action="store_true", help="print the protocols: hash, source, settings")
     args = parser.parse_args(argv)
     if not args.list and not (args.backbone and args.data):

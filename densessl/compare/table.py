@@ -12,6 +12,7 @@ from densessl.compare.runs import Evaluation, Run
 from densessl.compare.steps import Failed
 
 SCORES = {"miou": "mIoU", "pixel_accuracy": "pixel acc.", "mean_accuracy": "class acc."}
+SCORES |= {"boundary_miou": "boundary mIoU", "frequency_weighted_iou": "fw IoU"}
 SCORES |= {f"knn{k}": f"{k}-NN" for k in (5, 20, 200)}
 # Of pretraining: title, unit, and which is the best
 COSTS: list[tuple[str, str, float, Any]] = [

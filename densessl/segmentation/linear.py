@@ -4,57 +4,24 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy, interpolate
 from torch.utils.data import DataLoader
 
 from densessl.backbones import Backbone
 from densessl.errors import UserError
+from densessl.peak_memory import peak_memory
 from densessl.segmentation.datasets import SegmentationDataset
 from densessl.segmentation.datasets.files import IGNORE
 from densessl.segmentation.heads import LinearHead
 from densessl.segmentation.inference import dense_logits, predict
-from densessl.segmentation.metrics import confusion_matrix, iou, mean_accuracy, mean_iou, pixel_accuracy
 from densessl.segmentation.progress import progress
 from densessl.segmentation.protocols import Protocol
+from densessl.segmentation.result import Result
 from densessl.segmentation.samples import InferenceSamples, TrainingSamples, batch_of, normalisation
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """One backbone, one seed. Scores are fractions; ``seconds`` are of training and of validation."""
-
-    confusion: Tensor  # (classes, classes), rows truth
-    head: LinearHead
-    protocol: Protocol
-    seed: int
-    classes: tuple[str, ...]
-    data: dict[str, Any]
-    backbone: dict[str, Any]
-    device: str
-    loss: float  # mean over the last tenth of training
-    seconds: tuple[float, float]
-
-    @property
-    def miou(self) -> float:
-        return mean_iou(self.confusion)
-
-    @property
-    def scores(self) -> dict[str, float]:
-        return {
-            "miou": self.miou,
-            "pixel_accuracy": pixel_accuracy(self.confusion),
-            "mean_accuracy": mean_accuracy(self.confusion),
-        }
-
-    @property
-    def class_iou(self) -> dict[str, float]:
-        """NaN for a class that is neither in the truth nor predicted."""
-        return dict(zip(self.classes, iou(self.confusion).tolist(), strict=True))
+from densessl.segmentation.scoring import ALONE, Processes, score
 
 
 def evaluate(
@@ -66,12 +33,14 @@ def evaluate(
     seed: int = 0,
     device: str = "auto",
     workers: int = 0,
+    processes: Processes = ALONE,
 ) -> Result:
     """Trains a linear head on ``train`` and scores it on ``val``; the backbone is left as it was, on ``device``.
 
     ``backbone`` must have the protocol's output stride (``find_backbone(..., output_stride=protocol.output_stride)``)
     and should carry the mean and std of its pictures in ``metadata``; ImageNet's are taken otherwise. ``seed`` decides
-    the head's first weights, the order of the pictures, crops and dropout. The result doesn't depend on ``workers``.
+    the head's first weights, the order of the pictures, crops and dropout. The result doesn't depend on ``workers``,
+    nor on ``processes``: each trains the same head, which no more of them make faster, and they share the validation.
     Raises UserError for data or settings that don't fit together, before training.
     """
     if backbone.output_stride != protocol.output_stride:
@@ -95,14 +64,26 @@ def evaluate(
         with torch.random.fork_rng(cuda):  # the caller's random numbers stay theirs
             torch.manual_seed(seed)
             started = time.perf_counter()
+            if cuda:
+                torch.cuda.reset_peak_memory_stats(place)
             head, loss = _train(backbone, train, protocol, seed, place, workers)
+            for value in head.eval().state_dict().values():
+                processes.from_first(value)  # GPUs add in any order, so heads may differ in the last digits
             trained = time.perf_counter()
-            confusion = _score(backbone, head.eval(), val, protocol, place, workers)
+            samples = InferenceSamples(val, protocol, *normalisation(backbone))
+            counts, shown = score(
+                lambda image, size: predict(backbone, head, image, protocol, size),
+                samples,
+                device=place,
+                workers=workers,
+                processes=processes,
+            )
             seconds = (trained - started, time.perf_counter() - trained)
     finally:
         backbone.train(was_training)
     return Result(
-        confusion=confusion.cpu(),
+        counts=counts,
+        shown=shown,
         head=head,
         protocol=protocol,
         seed=seed,
@@ -121,6 +102,8 @@ def evaluate(
         device=str(place),
         loss=loss,
         seconds=seconds,
+        memory=peak_memory(place),
+        processes=processes.world_size,
     )
 
 
@@ -177,22 +160,3 @@ def _train(
     if not math.isfinite(last):
         raise UserError(f"the head's loss became {last}: lr={protocol.lr} is too high, or the features aren't finite")
     return head, last
-
-
-def _score(
-    backbone: Backbone,
-    head: nn.Module,
-    data: SegmentationDataset,
-    protocol: Protocol,
-    device: torch.device,
-    workers: int,
-) -> Tensor:
-    classes = len(data.classes)
-    confusion = torch.zeros(classes, classes, dtype=torch.int64, device=device)
-    samples = InferenceSamples(data, protocol, *normalisation(backbone))
-    loader = DataLoader(samples, None, num_workers=workers)
-    for image, mask in progress(loader, "validate"):
-        truth = mask.to(device)
-        prediction = predict(backbone, head, image.to(device), protocol, truth.shape)
-        confusion += confusion_matrix(truth, prediction, classes)
-    return confusion

@@ -1,8 +1,8 @@
-"""A sheet of input, truth and prediction side by side, in the data set's colours."""
+"""A sheet of input, truth, prediction and error side by side, in the data set's colours."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -11,21 +11,17 @@ from densessl.segmentation.datasets import SegmentationDataset
 from densessl.segmentation.datasets.files import IGNORE, palette
 
 WIDTH, GAP, LINE = 320, 8, 20  # pixels: a column, the space between, a line of text
-COLUMNS = ("input", "truth", "prediction")
+COLUMNS = ("input", "truth", "prediction", "error")
 IGNORED = palette(IGNORE)  # cream, as Pascal VOC shows it
+RIGHT, WRONG, UNCOUNTED = (255, 255, 255), (215, 25, 28), (150, 150, 150)  # of the column of errors
 
 
-def sheet(
-    data: SegmentationDataset, indices: Sequence[int], predictions: Sequence[np.ndarray], title: str
-) -> Image.Image:
-    """One row a picture, labelled columns, the classes' colours below; predictions are (H, W) labels."""
-    rows = [
-        (data.name(i), [Image.fromarray(part) for part in (image, coloured(mask, data), coloured(prediction, data))])
-        for i, prediction in zip(indices, predictions, strict=True)
-        for image, mask in (data[i],)
-    ]
-    heights = [round(WIDTH * parts[0].height / parts[0].width) for _, parts in rows]
+def sheet(data: SegmentationDataset, predictions: Mapping[int, np.ndarray], title: str) -> Image.Image:
+    """One row a picture, labelled columns, the colours below; ``predictions`` are (H, W) labels by picture's index."""
+    rows = [_row(data, index, predictions[index]) for index in sorted(predictions)]
+    heights = [max(1, round(WIDTH * parts[0].height / parts[0].width)) for _, parts in rows]
     legend = (*zip(data.classes, data.colors, strict=True), ("ignored", IGNORED))
+    legend += (("right", RIGHT), ("wrong", WRONG), ("not counted", UNCOUNTED))
     swatches = _places([name for name, _ in legend])
     width = GAP + len(COLUMNS) * (WIDTH + GAP)
     height = 2 * LINE + sum(h + LINE + GAP for h in heights) + (swatches[-1][1] + 2) * LINE
@@ -49,11 +45,26 @@ def sheet(
     return page
 
 
+def _row(data: SegmentationDataset, index: int, prediction: np.ndarray) -> tuple[str, list[Image.Image]]:
+    """What stands below the pictures of a row, and the pictures."""
+    image, mask = data[index]
+    counted = mask != IGNORE
+    share = f", {(prediction == mask)[counted].mean():.0%} of pixels right" if counted.any() else ""
+    parts = image, coloured(mask, data), coloured(prediction, data), errors(mask, prediction)
+    return data.name(index) + share, [Image.fromarray(part) for part in parts]
+
+
 def coloured(mask: np.ndarray, data: SegmentationDataset) -> np.ndarray:
     """(H, W, 3) uint8 from labels."""
     colors = np.full((IGNORE + 1, 3), IGNORED, np.uint8)
     colors[: len(data.colors)] = data.colors
     return colors[mask]
+
+
+def errors(mask: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 that shows where the prediction is wrong, and where nothing is counted."""
+    kinds = np.where(mask == IGNORE, 2, mask != prediction)
+    return np.array((RIGHT, WRONG, UNCOUNTED), np.uint8)[kinds]
 
 
 def _places(names: Sequence[str]) -> list[tuple[int, int]]:

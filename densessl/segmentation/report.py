@@ -1,86 +1,71 @@
-"""What an evaluation leaves behind: results.json, results.md and pictures.png."""
+"""What an evaluation leaves behind: results.json, .md, .csv, pictures.png and confusion.png; tables of a comparison."""
 
 from __future__ import annotations
 
 import json
 import math
 import platform
-import statistics
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import timm
 import torch
+from PIL import Image
 
 import densessl
-from densessl.backbones import Backbone
 from densessl.errors import UserError
 from densessl.files import aside
+from densessl.segmentation.boundary import WIDTH
+from densessl.segmentation.confusion_chart import confusion_chart
 from densessl.segmentation.datasets import SegmentationDataset
-from densessl.segmentation.inference import predict
-from densessl.segmentation.linear import Result
+from densessl.segmentation.intervals import LEVEL, RESAMPLES, SEED, Spread
 from densessl.segmentation.pictures import sheet
 from densessl.segmentation.protocols import deviations, digest, label
-from densessl.segmentation.samples import InferenceSamples, normalisation
-
-PICTURES = 4
-NAMES = {"miou": "**mIoU**", "pixel_accuracy": "pixel accuracy", "mean_accuracy": "mean accuracy"}
+from densessl.segmentation.result import Outcome, Result, Row
+from densessl.segmentation.table import csv_table, table
 
 
-def table(results: Mapping[str, Sequence[Result]]) -> str:
-    """Markdown: the protocol with its hash, then a column a backbone and a row a score and class, in per cent.
-
-    ``results`` holds one Result a seed under each backbone's name, all of one protocol and data set.
-    """
-    first = next(iter(results.values()))[0]
-    seeds = [r.seed for r in next(iter(results.values()))]
-    counts = ", ".join(f"{part['pictures']} {part['split']}" for part in (first.data["train"], first.data["val"]))
-    over = f"seeds {', '.join(map(str, seeds))}: mean ± standard deviation" if len(seeds) > 1 else f"seed {seeds[0]}"
-    rows: list[tuple[str, str, str]] = [("scores", key, text) for key, text in NAMES.items()]
-    rows += [("class_iou", name, f"IoU {name}") for name in first.classes]
-    lines = [
-        f"{label(first.protocol)} on {first.data['name']} ({counts} pictures), {over}; per cent",
-        "",
-        f"| | {' | '.join(results)} |",
-        f"|---|{'---:|' * len(results)}",
-    ]
-    for group, key, text in rows:
-        cells = (_cell([getattr(r, group)[key] for r in column]) for column in results.values())
-        lines.append(f"| {text} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def record(name: str, results: Sequence[Result]) -> dict[str, Any]:
-    """One backbone's results as JSON has them: scores are fractions, null where a class has none."""
-    first = results[0]
-    return {
-        "name": name,
-        "protocol": {
-            "name": first.protocol.name,
-            "hash": digest(first.protocol),
-            "deviations": deviations(first.protocol),
-            "source": first.protocol.source,
-            "settings": first.protocol.settings(),
+def write(folder: Path, outcome: Outcome, val: SegmentationDataset) -> None:
+    """The five files; the pictures show the first seed, the confusion matrix all. Raises UserError."""
+    first = outcome.results[0]
+    about = f"{outcome.name}, {label(first.protocol)}"
+    title = f"{about}, mIoU {_per_cent(first.miou)} on all of {val.title} {val.split}"
+    confusion = torch.stack([r.confusion for r in outcome.results]).sum(0)
+    chart = confusion_chart(confusion, first.classes, f"{about}, {val.title} {val.split}")
+    _save(
+        folder,
+        {
+            "pictures.png": sheet(val, first.shown, title),
+            "confusion.png": chart,
+            "results.md": table([outcome]),
+            "results.csv": csv_table([outcome]),
+            "results.json": _json(record(outcome)),
         },
-        "data": {**first.data, "classes": first.classes},
+    )
+
+
+def write_comparison(folder: Path, outcomes: Sequence[Outcome]) -> None:
+    """comparison.md, .csv and .json of several backbones. Raises UserError."""
+    first = outcomes[0]
+    differences = {o.name: _groups(o.minus(first)) for o in outcomes[1:]}
+    summary = {**_about(first.results[0]), "minus": first.name, "differences": differences}
+    files = {"comparison.md": table(outcomes), "comparison.csv": csv_table(outcomes), "comparison.json": _json(summary)}
+    _save(folder, files)
+
+
+def record(outcome: Outcome) -> dict[str, Any]:
+    """One backbone's results as JSON has them: scores are fractions, null where a class has none."""
+    first = outcome.results[0]
+    return {
+        "name": outcome.name,
+        **_about(first),
         "backbone": first.backbone,
-        "scores": {key: _spread([r.scores[key] for r in results]) for key in NAMES},
-        "class_iou": {key: _spread([r.class_iou[key] for r in results]) for key in first.classes},
-        "seeds": [
-            {
-                "seed": r.seed,
-                **{key: _number(value) for key, value in r.scores.items()},
-                "class_iou": {key: _number(value) for key, value in r.class_iou.items()},
-                "confusion": r.confusion.tolist(),
-                "loss": _number(r.loss),
-                "seconds": {"train": round(r.seconds[0], 1), "val": round(r.seconds[1], 1)},
-            }
-            for r in results
-        ],
+        **_groups(outcome.rows),
+        "seeds": [_seed(result) for result in outcome.results],
         "device": first.device,
+        "processes": first.processes,
         "versions": {
             "densessl": densessl.__version__,
             "torch": torch.__version__,
@@ -91,55 +76,61 @@ def record(name: str, results: Sequence[Result]) -> dict[str, Any]:
     }
 
 
-def write(folder: Path, name: str, results: Sequence[Result], backbone: Backbone, val: SegmentationDataset) -> None:
-    """The three files; ``backbone`` is that of the first result, which the pictures show. Raises UserError."""
-    first = results[0]
-    chosen = np.linspace(0, len(val) - 1, min(PICTURES, len(val))).round().astype(int).tolist()
-    predictions = _predictions(first, backbone, val, chosen)
-    title = f"{name}, {label(first.protocol)}, mIoU {_cell([first.miou])} on all of {val.title} {val.split}"
-    page = sheet(val, chosen, predictions, title)
+def _about(result: Result) -> dict[str, Any]:
+    """What every number depends on."""
+    return {
+        "protocol": {
+            "name": result.protocol.name,
+            "hash": digest(result.protocol),
+            "deviations": deviations(result.protocol),
+            "source": result.protocol.source,
+            "settings": result.protocol.settings(),
+        },
+        "data": {**result.data, "classes": result.classes},
+        "intervals": {"over": "pictures", "level": LEVEL, "resamples": RESAMPLES, "seed": SEED},
+        "boundary_width": WIDTH,
+    }
+
+
+def _groups(rows: Mapping[Row, Spread]) -> dict[str, dict[str, Any]]:
+    groups: dict[str, dict[str, Any]] = {}
+    for (group, key), value in rows.items():
+        groups.setdefault(group, {})[key] = value._asdict()
+    return groups
+
+
+def _seed(result: Result) -> dict[str, Any]:
+    groups = {g: {k: _number(v) for k, v in found.items()} for g, found in result.measured.items()}
+    return {
+        "seed": result.seed,
+        **groups.pop("scores"),
+        **groups,
+        "confusion": result.confusion.tolist(),
+        "loss": _number(result.loss),
+        "seconds": {"train": round(result.seconds[0], 1), "val": round(result.seconds[1], 1)},
+        "memory_gib": round(result.memory, 3),
+    }
+
+
+def _save(folder: Path, files: Mapping[str, Image.Image | str]) -> None:
     try:
-        with aside(folder / "pictures.png") as part:
-            page.save(part)
-        with aside(folder / "results.md") as part:
-            part.write_text(table({name: results}), encoding="utf-8")
-        with aside(folder / "results.json") as part:
-            part.write_text(json.dumps(record(name, results), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        for name, content in files.items():
+            with aside(folder / name) as part:
+                if isinstance(content, str):
+                    part.write_text(content, encoding="utf-8")
+                else:
+                    content.save(part)
     except OSError as error:
         raise UserError(f"{folder}: the results can't be written there: {error}") from None
 
 
-def _predictions(
-    result: Result, backbone: Backbone, val: SegmentationDataset, indices: Sequence[int]
-) -> list[np.ndarray]:
-    samples = InferenceSamples(val, result.protocol, *normalisation(backbone))
-    backbone, head = backbone.to(result.device).eval(), result.head.eval()
-    found = []
-    for index in indices:
-        sample = samples[index]
-        assert not isinstance(sample, UserError)
-        image, mask = sample
-        labels = predict(backbone, head, image.to(result.device), result.protocol, mask.shape)
-        found.append(labels.cpu().numpy())
-    return found
-
-
-def _cell(values: Sequence[float]) -> str:
-    spread = _spread(values)
-    if spread["mean"] is None:
-        return "-"
-    error = f" ± {100 * spread['std']:.1f}" if spread["std"] is not None else ""
-    return f"{100 * spread['mean']:.1f}{error}"
-
-
-def _spread(values: Sequence[float]) -> dict[str, Any]:
-    """Mean and sample standard deviation over the seeds that have a value."""
-    have = [value for value in values if not math.isnan(value)]
-    return {
-        "mean": statistics.fmean(have) if have else None,
-        "std": statistics.stdev(have) if len(have) > 1 else None,
-    }
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, indent=1, allow_nan=False) + "\n"
 
 
 def _number(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+def _per_cent(value: float) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:.1f}"

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 
 import torch
@@ -46,6 +47,25 @@ def setup(threads: int | None = None) -> torch.device:
     os.environ.setdefault("DS_ACCELERATOR", device.type)
     _set_threads(threads)
     return device
+
+
+@contextmanager
+def connected(device: str = "auto") -> Iterator[str]:
+    """For programs without an engine: the processes that a launcher started are connected inside the block.
+
+    Gives the device: the GPU of the process's number, or the CPU if there is none or ``device`` is "cpu"; for one
+    process ``device`` as it is. Raises UserError as ``setup`` does.
+    """
+    launched = "RANK" in os.environ or "SLURM_STEP_NODELIST" in os.environ
+    if device == "cpu" and launched:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    place = setup() if launched else None
+    if place is None or int(os.environ["WORLD_SIZE"]) == 1:
+        yield device
+        return
+    dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    yield str(place)
+    dist.destroy_process_group()  # not after an error, which all say who are still connected
 
 
 def _alone() -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
@@ -16,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from densessl.files import aside
+from densessl.peak_memory import peak_memory
 from densessl.training import distributed
 
 T = TypeVar("T")
@@ -45,11 +45,7 @@ class Pace:
         seconds, steps = now - self._since, done - self._done
         pace = {"pictures_per_s": steps * self._batch / seconds, "data_wait": self._waited / seconds}
         self._waited, self._since, self._done = 0.0, now, done
-        if device.type == "cuda":
-            pace["memory_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
-        else:
-            unit = 1 if sys.platform == "darwin" else 2**10  # bytes, as the system counts
-            pace["memory_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+        pace["memory_gib"] = peak_memory(device)
         return pace
 
 

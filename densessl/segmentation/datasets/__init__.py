@@ -8,6 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from densessl.errors import UserError
+from densessl.segmentation.datasets.ade20k import ADE20K
+from densessl.segmentation.datasets.camvid import CamVid
+from densessl.segmentation.datasets.cityscapes import Cityscapes
+from densessl.segmentation.datasets.coco import COCO
 from densessl.segmentation.datasets.files import incomplete
 from densessl.segmentation.datasets.folder import Folder
 from densessl.segmentation.datasets.scenes import SceneMasks
@@ -33,17 +38,34 @@ class SegmentationDataset(typing.Protocol):
         """Raises UserError for a mask that is wrong."""
 
 
-# name -> class(path, split), with ``recognises(path)``, tried in this order, and a ``layout`` for messages
-DATASETS: dict[str, Any] = {"scenes": SceneMasks, "voc2012": VOC2012, "folder": Folder}
+# name -> class(path, split), with ``recognises(path)``, tried in this order, and a ``layout`` for messages. One that
+# has ``words`` takes one of them as a third argument: which of its labels or lists.
+DATASETS: dict[str, Any] = {
+    "scenes": SceneMasks,
+    "voc2012": VOC2012,
+    "cityscapes": Cityscapes,
+    "ade20k": ADE20K,
+    "coco": COCO,
+    "camvid": CamVid,
+    "folder": Folder,
+}
 
 
 def open_dataset(path_or_name: str | Path, split: str) -> SegmentationDataset:
     """The split ("train" or "val") of the data set at a path, its layout recognised, or of ``scenes``.
 
-    Raises UserError with the expected and the found tree where nothing, or not all, of a layout is there.
+    ``PATH:WORD`` chooses between the labels or lists of one data set, as in ``coco:panoptic``. Raises UserError with
+    the expected and the found tree where nothing, or not all, of a layout is there.
     """
-    for dataset in DATASETS.values():
-        if dataset.recognises(path_or_name):
-            return dataset(path_or_name, split)
+    path, colon, word = str(path_or_name).rpartition(":")
+    if not colon or Path(path_or_name).exists():
+        path, word = str(path_or_name), ""
+    for name, dataset in DATASETS.items():
+        if dataset.recognises(path):
+            words = getattr(dataset, "words", ())
+            if word and word not in words:
+                choice = f"may be one of {', '.join(words)}" if words else "has no meaning"
+                raise UserError(f"{path_or_name}: what stands behind the colon {choice} for {name}")
+            return dataset(path, split, word) if word else dataset(path, split)
     layouts = "\nor\n".join(d.layout.strip("\n") for d in DATASETS.values())
     raise incomplete(Path(path_or_name), "no segmentation data set that densessl reads", layouts)

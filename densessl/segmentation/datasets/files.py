@@ -1,9 +1,8 @@
-"""Pictures and label masks in files: pairing, reading, and refusing what would spoil a score."""
+"""Pictures and label masks in files: reading them as stored, and saying what is missing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,74 +11,14 @@ from PIL import Image, UnidentifiedImageError
 from densessl.errors import UserError
 
 IGNORE = 255
+Color = tuple[int, int, int]
 # Pillow stretches grey PNGs of 2 and 4 bits to 0..255; a label needs the stored number.
 _STRETCH = {"L;2": 85, "L;4": 17}
 
 
-class Pairs:
-    """Pictures and masks in files, one pair an item.
-
-    ``lookup`` has 256 entries: the value in a mask file -> label, ``IGNORE``, or -1 where the value is no class.
-    """
-
-    def __init__(
-        self,
-        pairs: list[tuple[Path, Path]],
-        *,
-        title: str,
-        split: str,
-        classes: tuple[str, ...],
-        colors: tuple[tuple[int, int, int], ...],
-        lookup: np.ndarray,
-    ) -> None:
-        self.pairs = pairs
-        self.title = title
-        self.split = split
-        self.classes = classes
-        self.colors = colors
-        self.lookup = lookup
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def name(self, index: int) -> str:
-        return self.pairs[index][0].stem
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Picture (H, W, 3) and mask (H, W), both uint8; 255 in the mask is ignored."""
-        return read_picture(self.pairs[index][0]), self.mask(index)
-
-    def mask(self, index: int) -> np.ndarray:
-        """The mask alone, held against its picture's size and the classes. Raises UserError."""
-        picture, file = self.pairs[index]
-        values = read_mask(file)
-        with _open(picture) as image:
-            width, height = image.size
-        if values.shape != (height, width):
-            raise UserError(
-                f"{file}: the mask is {values.shape[1]}x{values.shape[0]} pixels, its picture {picture.name} is "
-                f"{width}x{height}; they must be equal"
-            )
-        labels = self.lookup[values]
-        if labels.min() < 0:
-            wrong = int(values[labels < 0][0])
-            known = np.flatnonzero(self.lookup[:IGNORE] >= 0)
-            raise UserError(
-                f"{file}: the mask holds the value {wrong}, but {self.title} has the labels "
-                f"{known[0]} to {known[-1]}, and {IGNORE} for pixels to ignore"
-            )
-        return labels.astype(np.uint8)
-
-    def check(self) -> None:
-        """Reads every mask once, so that a wrong one is found before training and not hours into it."""
-        with ThreadPoolExecutor(4) as pool:
-            for _ in pool.map(self.mask, range(len(self))):
-                pass
-
-
 def read_picture(path: Path) -> np.ndarray:
     """(H, W, 3) uint8. EXIF rotation is not applied: a mask knows nothing of it."""
-    with _open(path) as image:
+    with open_picture(path) as image:
         if image.mode.startswith(("I", "F")):
             raise UserError(f"{path}: a picture of mode {image.mode}; 8 bits a channel are needed")
         try:
@@ -88,9 +27,13 @@ def read_picture(path: Path) -> np.ndarray:
             raise UserError(f"{path}: the picture can't be read: {error}") from None
 
 
-def read_mask(path: Path) -> np.ndarray:
-    """(H, W) uint8 as stored: the index of a palette picture, never its colour."""
-    with _open(path) as image:
+def read_mask(path: Path, colors: Sequence[Color] = ()) -> np.ndarray:
+    """(H, W) uint8 as stored: the index of a palette picture, never its colour.
+
+    With the ``colors`` of the values, a palette that has one of them at another place is refused: programs that make
+    pictures smaller sort palettes anew, and every label would be wrong.
+    """
+    with open_picture(path) as image:
         if image.mode not in ("L", "P", "1"):
             what = "16 or 32 bits" if image.mode.startswith(("I", "F")) else f"mode {image.mode}"
             raise UserError(
@@ -102,19 +45,37 @@ def read_mask(path: Path) -> np.ndarray:
             values = np.asarray(image, dtype=np.uint8)
         except (OSError, SyntaxError) as error:
             raise UserError(f"{path}: the mask can't be read: {error}") from None
+        if image.mode == "P" and colors:
+            table = np.asarray(image.getpalette()).reshape(-1, 3)
+            for value in np.flatnonzero(np.bincount(values.ravel())[: len(table)]):
+                color = tuple(table[value].tolist())
+                if color in colors and colors.index(color) != value:
+                    raise UserError(
+                        f"{path}: the palette was sorted anew, so its numbers are no labels: {value} has the colour "
+                        f"of label {colors.index(color)}; take the mask as it was published"
+                    )
     return values // _STRETCH.get(stored, 1) if isinstance(stored, str) else values
 
 
-def lookup_of(labels: dict[int, int]) -> np.ndarray:
-    """A lookup from file value to label; values not named are no class, 255 is always ignored."""
-    lookup = np.full(256, -1, np.int16)
-    for value, label in labels.items():
-        lookup[value] = label
-    lookup[IGNORE] = IGNORE
-    return lookup
+def read_codes(path: Path) -> np.ndarray:
+    """(H, W) int32, R + 256 G + 65536 B, of a mask whose colours are numbers: COCO panoptic, CamVid."""
+    with open_picture(path) as image:
+        if image.mode != "RGB":
+            raise UserError(f"{path}: a mask of mode {image.mode}; RGB is needed, whose three bytes are one number")
+        try:
+            return np.asarray(image, np.int32) @ np.array([1, 256, 65536], np.int32)
+        except (OSError, SyntaxError) as error:
+            raise UserError(f"{path}: the mask can't be read: {error}") from None
 
 
-def palette(index: int) -> tuple[int, int, int]:
+def translate_codes(codes: np.ndarray, labels: dict[int, int]) -> np.ndarray:
+    """(H, W) int16 labels of codes; -1 where there is none."""
+    known = np.array(sorted(labels), np.int32)
+    places = np.searchsorted(known, codes).clip(max=len(known) - 1)
+    return np.where(known[places] == codes, np.array([labels[k] for k in known.tolist()], np.int16)[places], -1)
+
+
+def palette(index: int) -> Color:
     """Pascal VOC's colour of a label: the bits of the index dealt out to red, green and blue, highest first."""
     color = [0, 0, 0]
     for bit in range(8):
@@ -152,7 +113,8 @@ def _indent(text: str) -> str:
     return "\n".join(f"  {line}" for line in text.strip("\n").splitlines())
 
 
-def _open(path: Path) -> Image.Image:
+def open_picture(path: Path) -> Image.Image:
+    """Its header read, its pixels not yet. Raises UserError."""
     try:
         return Image.open(path)
     except FileNotFoundError:

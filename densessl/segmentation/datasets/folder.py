@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from densessl.errors import UserError
-from densessl.segmentation.datasets.files import IGNORE, Pairs, few, incomplete, lookup_of, palette
+from densessl.segmentation.datasets.files import IGNORE, incomplete, palette
+from densessl.segmentation.datasets.pairs import Pairs, lookup_of, pair_up
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 # A class of this name (in any case) is no class: its label is ignored, and the classes after it move up by one.
@@ -28,13 +29,11 @@ FOLDER/
 
     def __init__(self, path: str | Path, split: str) -> None:
         root = Path(path)
-        images, masks = root / "images" / split, root / "masks" / split
-        for part in (root / "classes.txt", images, masks):
-            if not part.exists():
-                raise incomplete(root, f"{part.relative_to(root)} is missing", self.layout)
+        if not (root / "classes.txt").exists():
+            raise incomplete(root, "classes.txt is missing", self.layout)
         classes, labels = _read_classes(root / "classes.txt")
         super().__init__(
-            _pairs(images, masks, self.layout),
+            pair_up(root, self.layout, (root / "images" / split, PICTURES), (root / "masks" / split, (".png",))),
             title=root.resolve().name,
             split=split,
             classes=classes,
@@ -66,32 +65,3 @@ def _read_classes(file: Path) -> tuple[tuple[str, ...], dict[int, int]]:
     if not classes:
         raise UserError(f"{file}: every class is one to ignore")
     return tuple(classes), labels
-
-
-def _pairs(images: Path, masks: Path, layout: str) -> list[tuple[Path, Path]]:
-    pictures = _by_stem(images, PICTURES)
-    labels = _by_stem(masks, (".png",))
-    root = images.parent.parent
-    if not pictures and not labels:
-        raise incomplete(root, f"no pictures in images/{images.name} and no masks", layout)
-    without_mask, without_picture = pictures.keys() - labels.keys(), labels.keys() - pictures.keys()
-    wrong = []
-    if without_mask:
-        wrong.append(f"{len(without_mask)} pictures without mask (masks are .png): {few(without_mask)}")
-    if without_picture:
-        wrong.append(f"{len(without_picture)} masks without picture: {few(without_picture)}")
-    if wrong:
-        raise UserError(f"{images} and {masks}: " + "; ".join(wrong))
-    return [(pictures[stem], labels[stem]) for stem in sorted(pictures)]
-
-
-def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    files: dict[str, Path] = {}
-    for file in sorted(folder.rglob("*")):
-        if file.suffix.lower() not in suffixes or file.name.startswith("."):
-            continue
-        stem = file.relative_to(folder).with_suffix("").as_posix()
-        if stem in files:
-            raise UserError(f"{file}: {files[stem].name} has the same name; which one belongs to the mask?")
-        files[stem] = file
-    return files

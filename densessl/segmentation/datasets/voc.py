@@ -2,57 +2,87 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
+
 from densessl.errors import UserError
-from densessl.segmentation.datasets.files import Pairs, few, incomplete, lookup_of, palette
+from densessl.segmentation.datasets.files import few, incomplete, palette, read_mask
+from densessl.segmentation.datasets.pairs import Pairs, lookup_of, require
 
 CLASSES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus"),
     *("car", "cat", "chair", "cow", "diningtable", "dog", "horse"),
     *("motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
+COLORS = tuple(palette(i) for i in range(len(CLASSES)))
+COUNTS = {"train": 1464, "trainaug": 10_582, "val": 1449}
+SBD = Path("benchmark_RELEASE") / "dataset"
 
 
 class VOC2012(Pairs):
     """21 classes, background among them; the 255 border is ignored. Everingham et al. 2010.
 
-    Split ``train`` is the augmented list (10,582 pictures: train plus the SBD masks of Hariharan et al. 2011 without
-    VOC's val) where ``trainaug.txt`` and ``SegmentationClassAug`` exist, VOC's 1,464 pictures otherwise; ``split`` says
-    which. A picture that VOC itself labelled keeps VOC's mask, unless the list names a mask in its second column.
+    The word ``trainaug`` or ``train`` chooses the training list. Published protocols use ``trainaug``: 10,582 pictures,
+    all that VOC's train or SBD (Hariharan et al. 2011) labelled, without VOC's val. It is the default wherever there is
+    any part of it, and the title is ``voc2012aug`` then. ``train`` is VOC's own 1,464. A picture that VOC labelled
+    keeps VOC's mask, unless the list names another in its second column; SBD's masks have no border.
     """
 
+    words = ("trainaug", "train")
     layout = """
 VOCdevkit/VOC2012/
   JPEGImages/NAME.jpg
   SegmentationClass/NAME.png
   ImageSets/Segmentation/train.txt  val.txt
-  ImageSets/Segmentation/trainaug.txt with SegmentationClassAug/NAME.png   (optional)
+  for trainaug: ImageSets/Segmentation/trainaug.txt with SegmentationClassAug/NAME.png,
+                or SBD as released, benchmark_RELEASE/dataset/{cls,train.txt,val.txt}, here or up to two folders above
 """
 
-    def __init__(self, path: str | Path, split: str) -> None:
+    def __init__(self, path: str | Path, split: str, word: str = "") -> None:
         root = _root(Path(path))
-        lists = root / "ImageSets" / "Segmentation"
-        augmented = (lists / "trainaug.txt").exists() and (root / "SegmentationClassAug").is_dir()
+        lists, extra = root / "ImageSets" / "Segmentation", root / "SegmentationClassAug"
+        sbd = next((root / up / SBD for up in (".", "..", "../..") if (root / up / SBD).is_dir()), None)
+        parts = ((lists / "trainaug.txt").exists(), extra.is_dir())
+        augmented = word == "trainaug" or (word != "train" and (any(parts) or sbd is not None))
+        if augmented and not all(parts) and not sbd:
+            raise incomplete(
+                root,
+                "trainaug needs both trainaug.txt and SegmentationClassAug, or SBD as released; with "
+                f"{root}:train the 1,464 pictures of train.txt are taken",
+                self.layout,
+            )
         name = "trainaug" if split == "train" and augmented else split
-        for part in (root / "JPEGImages", root / "SegmentationClass", lists / f"{name}.txt"):
+        release = sbd if name == "trainaug" and not parts[0] else None
+        for part in (lists / f"{'train' if release else name}.txt", lists / "val.txt", root / "JPEGImages"):
             if not part.exists():
                 raise incomplete(root, f"{part.relative_to(root)} is missing", self.layout)
-        pairs = _pairs(root, lists / f"{name}.txt", self.layout)
-        if split == "train" and (lists / "val.txt").exists():
-            both = {p.stem for p, _ in pairs} & {p.stem for p, _ in _read_list(root, lists / "val.txt")}
-            if both:
-                raise UserError(
-                    f"{lists / name}.txt: {len(both)} of its pictures stand in val.txt too, so the score would be "
-                    f"worthless: {few(both)}"
-                )
+        val = _read_list(lists / "val.txt") if split == "train" else {}
+        if release:  # by the definition of the list
+            rows = _read_list(lists / "train.txt")
+            more = chain(_read_list(release / "train.txt"), _read_list(release / "val.txt"))
+            rows |= {stem: [stem] for stem in more if stem not in val}
+        else:
+            rows = _read_list(lists / f"{name}.txt")
+        if both := rows.keys() & val.keys():
+            raise UserError(
+                f"{lists / name}.txt: {len(both)} of its pictures stand in val.txt too, so the score would be "
+                f"worthless: {few(both)}"
+            )
+        masks = [(root / "SegmentationClass", ".png")]
+        if name == "trainaug":  # the masks of val are VOC's alone: others lack the border
+            masks += [(extra, ".png"), *([(sbd / "cls", ".mat")] if sbd else [])]
+        pairs = [_pair(root, stem, columns, masks) for stem, columns in rows.items()]
+        require(root, pairs, f"{name}.txt", self.layout)
         super().__init__(
             pairs,
-            title="voc2012",
+            title="voc2012aug" if augmented else "voc2012",
             split=name,
             classes=CLASSES,
-            colors=tuple(palette(i) for i in range(len(CLASSES))),
+            colors=COLORS,
             lookup=lookup_of({i: i for i in range(len(CLASSES))}),
+            published=COUNTS.get(name),
         )
 
     @staticmethod
@@ -60,6 +90,20 @@ VOCdevkit/VOC2012/
         path = Path(path)
         parts = ("JPEGImages", "SegmentationClass", "ImageSets", "VOC2012", "VOCdevkit")
         return any((path / part).exists() for part in parts) or path.name in ("VOC2012", "VOCdevkit")
+
+    def labels(self, index: int) -> np.ndarray:
+        file = self.pair(index)[1]
+        return self.translate(read_sbd(file) if file.suffix == ".mat" else read_mask(file, COLORS), file)
+
+
+def read_sbd(file: Path) -> np.ndarray:
+    """(H, W) uint8 labels of SBD's cls/NAME.mat. Raises UserError."""
+    from scipy.io import loadmat
+
+    try:
+        return loadmat(file, variable_names=["GTcls"])["GTcls"][0, 0]["Segmentation"].astype(np.uint8)
+    except Exception as error:  # what a broken file raises depends on where it is broken
+        raise UserError(f"{file}: not a class mask of SBD (GTcls.Segmentation): {error}") from None
 
 
 def _root(path: Path) -> Path:
@@ -70,43 +114,33 @@ def _root(path: Path) -> Path:
     return path
 
 
-def _pairs(root: Path, file: Path, layout: str) -> list[tuple[Path, Path]]:
-    pairs = _read_list(root, file)
-    if not pairs:
-        raise UserError(f"{file}: the list is empty")
-    have = {folder: _names(root / folder) for folder in {p.parent.name for pair in pairs for p in pair}}
-    for what, column in (("pictures", 0), ("masks", 1)):
-        missing = [pair[column] for pair in pairs if pair[column].name not in have[pair[column].parent.name]]
-        if missing:
-            names = few(f"{p.parent.name}/{p.name}" for p in missing)
-            raise incomplete(root, f"{len(missing)} {what} of {file.name} are missing: {names}", layout)
-    return pairs
-
-
-def _read_list(root: Path, file: Path) -> list[tuple[Path, Path]]:
-    """Bare stems, or a picture's and a mask's path, of which the last two parts count."""
-    own = _names(root / "SegmentationClass")
-    pairs: dict[str, tuple[Path, Path]] = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+def _read_list(file: Path) -> dict[str, list[str]]:
+    """Stem -> the columns of its line: a bare stem, or the paths of a picture and its mask."""
+    rows: dict[str, list[str]] = {}
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise UserError(f"{file}: there is no such file") from None
+    for number, line in enumerate(lines, 1):
         columns = line.split()
-        if not columns:
-            continue
         if len(columns) > 2:
             raise UserError(
                 f"{file}, line {number}: {len(columns)} columns; one name or a picture and a mask are right"
             )
-        stem = Path(columns[0]).stem
-        if stem in pairs:
-            raise UserError(f"{file}, line {number}: {stem} stands twice")
-        if len(columns) == 2:
-            picture, mask = (root / Path(*Path(column).parts[-2:]) for column in columns)
-        else:
-            picture = root / "JPEGImages" / f"{stem}.jpg"
-            folder = "SegmentationClass" if f"{stem}.png" in own else "SegmentationClassAug"
-            mask = root / folder / f"{stem}.png"
-        pairs[stem] = (picture, mask)
-    return list(pairs.values())
+        if columns:
+            stem = Path(columns[0]).stem
+            if stem in rows:
+                raise UserError(f"{file}, line {number}: {stem} stands twice")
+            rows[stem] = columns
+    if not rows:
+        raise UserError(f"{file}: the list is empty")
+    return rows
 
 
-def _names(folder: Path) -> set[str]:
-    return {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+def _pair(root: Path, stem: str, columns: list[str], masks: list[tuple[Path, str]]) -> tuple[Path, Path]:
+    """Of two columns the last two parts count; for a bare stem the first of the folders that has its mask."""
+    if len(columns) == 2:
+        picture, mask = (root / Path(*Path(column).parts[-2:]) for column in columns)
+        return picture, mask
+    candidates = [folder / f"{stem}{ending}" for folder, ending in masks]
+    return root / "JPEGImages" / f"{stem}.jpg", next((c for c in candidates if c.exists()), candidates[-1])

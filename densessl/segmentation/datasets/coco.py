@@ -1,0 +1,106 @@
+"""COCO 2017 as semantic segmentation: its panoptic, instance or stuff labels, one label a pixel."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from densessl.errors import UserError
+from densessl.segmentation.datasets.class_table import ClassTable, read_table
+from densessl.segmentation.datasets.coco_annotations import draw, instances, panoptic, read_annotations
+from densessl.segmentation.datasets.files import IGNORE, incomplete, read_codes, translate_codes
+from densessl.segmentation.datasets.pairs import Pairs, lookup_of, require
+
+THINGS = 80  # the first of the panoptic classes
+COUNTS = {"train": 118_287, "val": 5000}
+
+
+class COCO(Pairs):
+    """Lin et al. 2014, in one of three forms, chosen by a word where more than one is there; titled coco_WORD.
+
+    - ``panoptic``: 133 classes (Kirillov et al. 2019). Unlabelled pixels are ignored, crowds count as their class.
+    - ``instances``: 80 classes and background. Of overlapping instances the smaller lies on top, since a large one is
+      drawn through what stands before it; crowds, drawn roughly, are ignored where no instance is.
+    - ``stuff``: the 171 classes of stuffthingmaps (Caesar et al. 2018), unlabelled pixels ignored.
+    """
+
+    words = ("panoptic", "instances", "stuff")
+    layout = """
+COCO/
+  {train,val}2017/NAME.jpg                               or images/{train,val}2017/
+  annotations/panoptic_{train,val}2017.json              with panoptic_{train,val}2017/NAME.png here or in annotations/
+  or annotations/instances_{train,val}2017.json
+  or stuffthingmaps/{train,val}2017/NAME.png             or annotations/{train,val}2017/
+"""
+
+    def __init__(self, path: str | Path, split: str, word: str = "") -> None:
+        root, part = Path(path), f"{split}2017"
+        places = {
+            "panoptic": root / "annotations" / f"panoptic_{part}.json",
+            "instances": root / "annotations" / f"instances_{part}.json",
+            "stuff": _either(root / "stuffthingmaps" / part, root / "annotations" / part),
+        }
+        there = [form for form in places if places[form].exists()]
+        if not word and len(there) > 1:
+            raise UserError(
+                f"{root}: labels of {len(there)} kinds; say which: {', '.join(f'{root}:{f}' for f in there)}"
+            )
+        if not there or word not in (*there, ""):
+            missing = word or "panoptic, instances or stuff"
+            raise incomplete(root, f"the {missing} labels of {part} are missing", self.layout)
+        self.form = word or there[0]
+        source, pictures = places[self.form], _either(root / part, root / "images" / part)
+
+        table = read_table("coco_stuff" if self.form == "stuff" else "coco_panoptic")
+        if self.form == "instances":
+            labels = {category: label + 1 for category, label in table.labels.items() if label < THINGS}
+            table = ClassTable(("background", *table.classes[:THINGS]), ((0, 0, 0), *table.colors[:THINGS]), labels)
+        if self.form == "stuff":
+            pairs = [(picture, source / f"{picture.stem}.png") for picture in sorted(pictures.glob("[!.]*.jpg"))]
+        else:
+            masks = _either(root / f"panoptic_{part}", root / "annotations" / f"panoptic_{part}")
+            rows = (panoptic if self.form == "panoptic" else instances)(read_annotations(source, table), table.labels)
+            pairs, notes = [], []
+            try:
+                for picture, mask, note in rows:
+                    pairs.append((pictures / picture, masks / mask if mask else source))
+                    notes.append(json.dumps(note, separators=(",", ":")).encode())
+            except (KeyError, TypeError) as error:
+                raise UserError(f"{source}: an entry isn't as COCO has it: {type(error).__name__} {error}") from None
+            # As text in one array: Python objects take several times that, again in each forked worker.
+            self._notes, self._ends = np.frombuffer(b"".join(notes), np.uint8), np.cumsum([0, *map(len, notes)])
+        require(root, pairs, source.name, self.layout)
+        super().__init__(
+            pairs,
+            title=f"coco_{self.form}",
+            split=split,
+            classes=table.classes,
+            colors=table.colors,
+            lookup=lookup_of(table.labels if self.form == "stuff" else {}),
+            published=COUNTS.get(split),
+        )
+
+    @staticmethod
+    def recognises(path: str | Path) -> bool:
+        parts = [f"{kind}{split}2017" for kind in ("", "images/", "stuffthingmaps/") for split in ("train", "val")]
+        parts += [f"annotations/{kind}_{split}2017.json" for kind in COCO.words[:2] for split in ("train", "val")]
+        return any((Path(path) / part).exists() for part in parts)
+
+    def labels(self, index: int) -> np.ndarray:
+        if self.form == "stuff":
+            return super().labels(index)
+        file = self.pair(index)[1]
+        note = json.loads(self._notes[self._ends[index] : self._ends[index + 1]].tobytes())
+        if self.form == "instances":
+            return draw(file, **note)
+        codes = read_codes(file)
+        labels = translate_codes(codes, {0: IGNORE, **dict(note)})
+        if labels.min() < 0:
+            raise UserError(f"{file}: the segment {codes[labels < 0][0]} isn't in the JSON; do they belong together?")
+        return labels
+
+
+def _either(one: Path, other: Path) -> Path:
+    return other if other.exists() and not one.exists() else one

@@ -1,0 +1,168 @@
+"""A data set that is files in pairs, a picture and its mask: finding them, reading them, refusing what doesn't fit."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from densessl.errors import UserError
+from densessl.segmentation.datasets.files import (
+    IGNORE,
+    Color,
+    few,
+    incomplete,
+    open_picture,
+    read_mask,
+    read_picture,
+)
+
+log = logging.getLogger("densessl")
+
+
+class Pairs:
+    """Pictures and masks in files, one pair an item; there is at least one.
+
+    ``lookup`` has 256 entries: the value in a mask file -> label, ``IGNORE``, or -1 where the value is no class. Where
+    there are not ``published`` pictures, that is said: scores of a part are no scores of the whole.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[tuple[Path, Path]],
+        *,
+        title: str,
+        split: str,
+        classes: tuple[str, ...],
+        colors: tuple[Color, ...],
+        lookup: np.ndarray,
+        published: int | None = None,
+    ) -> None:
+        # One array: 118,000 pairs take 20 MB; Path objects would take five times that, again in each forked worker.
+        self._paths = np.array([[os.fsencode(path) for path in pair] for pair in pairs])
+        self.title = title
+        self.split = split
+        self.classes = classes
+        self.colors = colors
+        self.lookup = lookup
+        if published not in (None, len(pairs)):
+            log.warning("%s: %d of the %d pictures of %s are here", title, len(pairs), published, split)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def pair(self, index: int) -> tuple[Path, Path]:
+        """Where the picture and its mask lie."""
+        picture, mask = self._paths[index]
+        return Path(os.fsdecode(picture)), Path(os.fsdecode(mask))
+
+    def name(self, index: int) -> str:
+        return self.pair(index)[0].stem
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Picture (H, W, 3) and mask (H, W), both uint8; 255 in the mask is ignored."""
+        return read_picture(self.pair(index)[0]), self.mask(index)
+
+    def mask(self, index: int) -> np.ndarray:
+        """The mask alone, held against its picture's size and the classes. Raises UserError."""
+        picture, file = self.pair(index)
+        labels = self.labels(index)
+        with open_picture(picture) as image:
+            width, height = image.size
+        if labels.shape != (height, width):
+            raise UserError(
+                f"{file}: the mask is {labels.shape[1]}x{labels.shape[0]} pixels, its picture {picture.name} is "
+                f"{width}x{height}; they must be equal"
+            )
+        return labels.astype(np.uint8)
+
+    def labels(self, index: int) -> np.ndarray:
+        """(H, W) labels, where the file holds one number a pixel; other codes have a method of their own."""
+        file = self.pair(index)[1]
+        return self.translate(read_mask(file), file)
+
+    def translate(self, values: np.ndarray, file: Path) -> np.ndarray:
+        """Labels of the values in a file. Raises UserError for a value that is no class."""
+        labels = self.lookup[values]
+        if labels.min() < 0:
+            wrong = int(values[labels < 0][0])
+            known = np.flatnonzero(self.lookup[:IGNORE] >= 0)
+            raise UserError(
+                f"{file}: the mask holds the value {wrong}, but {self.title} has the labels "
+                f"{known[0]} to {known[-1]}, and {IGNORE} for pixels to ignore"
+            )
+        return labels
+
+    def check(self) -> None:
+        """Reads every mask once, so that a wrong one is found before training and not hours into it."""
+        with ThreadPoolExecutor(4) as pool:
+            labelled = list(pool.map(lambda index: bool((self.mask(index) != IGNORE).any()), range(len(self))))
+        if not any(labelled):
+            raise UserError(
+                f"{self.title}: every pixel of every mask of the split {self.split} is ignored, as in "
+                f"{self.pair(0)[1]}; there is nothing to learn or to score"
+            )
+
+
+def lookup_of(labels: dict[int, int]) -> np.ndarray:
+    """A lookup from file value to label; values not named are no class, 255 is always ignored."""
+    lookup = np.full(256, -1, np.int16)
+    for value, label in labels.items():
+        lookup[value] = label
+    lookup[IGNORE] = IGNORE
+    return lookup
+
+
+def by_stem(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
+    """The folder's files, sub-folders too, by their path without the ending; hidden ones are left out.
+
+    Endings match in any case, the first that fits counts. Raises UserError for two of one name.
+    """
+    files: dict[str, Path] = {}
+    for file in sorted(folder.rglob("*")):
+        ending = next((e for e in endings if file.name.lower().endswith(e.lower())), None)
+        if ending is None or file.name.startswith("."):
+            continue
+        stem = file.relative_to(folder).as_posix()[: -len(ending)]
+        if stem in files:
+            raise UserError(f"{file}: {files[stem].name} has the same name; which one belongs to the mask?")
+        files[stem] = file
+    return files
+
+
+def pair_up(root: Path, layout: str, pictures: tuple[Path, Sequence[str]], masks: tuple[Path, Sequence[str]]) -> list:
+    """Pictures and masks of the same stem; each side is a folder and the endings of its files.
+
+    Raises UserError for what has no partner, for a missing folder and where there is nothing at all.
+    """
+    for folder, _ in (pictures, masks):
+        if not folder.is_dir():
+            raise incomplete(root, f"{folder.relative_to(root).as_posix()} is missing", layout)
+    found, labelled = by_stem(*pictures), by_stem(*masks)
+    where = " and ".join(folder.relative_to(root).as_posix() for folder, _ in (pictures, masks))
+    if not found and not labelled:
+        raise incomplete(root, f"no pictures and no masks in {where}", layout)
+    wrong = []
+    if without := found.keys() - labelled.keys():
+        wrong.append(f"{len(without)} pictures without mask (masks are {', '.join(masks[1])}): {few(without)}")
+    if without := labelled.keys() - found.keys():
+        wrong.append(f"{len(without)} masks without picture: {few(without)}")
+    if wrong:
+        raise incomplete(root, f"{where}: {'; '.join(wrong)}", layout)
+    return [(found[stem], labelled[stem]) for stem in sorted(found)]
+
+
+def require(root: Path, pairs: Sequence[tuple[Path, Path]], source: str, layout: str) -> None:
+    """Raises UserError for pictures and masks that ``source`` names and that aren't there, or if it names none."""
+    if not pairs:
+        raise incomplete(root, f"{source} names no pictures", layout)
+    folders = {path.parent for pair in pairs for path in pair}
+    have = {folder: set(os.listdir(folder)) if folder.is_dir() else set() for folder in folders}
+    for what, paths in zip(("pictures", "masks"), zip(*pairs, strict=True), strict=True):
+        if missing := [path for path in paths if path.name not in have[path.parent]]:
+            names = few(f"{path.parent.name}/{path.name}" for path in missing)
+            raise incomplete(root, f"{len(missing)} {what} of {source} are missing: {names}", layout)
