@@ -1,13 +1,10 @@
-"""What a method remembers of earlier batches: a queue of rows, and centroids of all rows."""
+"""What a method remembers of earlier batches: a queue of rows."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from densessl.criteria import similarity
-from densessl.training.distributed import permutation
 
 
 class Queue(nn.Module):
@@ -36,24 +33,3 @@ class Queue(nn.Module):
     def full(self) -> bool:
         """No random row is left. Asking waits for the device."""
         return bool(self.pushed >= len(self.rows))
-
-
-@torch.no_grad()
-def spherical_kmeans(rows: Tensor, count: int, iterations: int) -> tuple[Tensor, Tensor]:
-    """Centroids (count, D) and the nearest centroid of each of ``rows`` (N, D), both of unit length.
-
-    Begins with random rows, the same in all processes; a centroid that loses its last row stays where it is.
-    DeepCluster-v2, Caron et al. 2020, https://arxiv.org/abs/2006.09882.
-    """
-    rows = F.normalize(rows)
-    centroids = rows[permutation(len(rows), rows.device)[:count]]
-    for _ in range(iterations):
-        members = _nearest(rows, centroids)
-        sums = torch.zeros_like(centroids).index_add_(0, members, rows)
-        centroids = torch.where(sums.any(1, keepdim=True), F.normalize(sums), centroids)
-    return centroids, _nearest(rows, centroids)
-
-
-def _nearest(rows: Tensor, centroids: Tensor) -> Tensor:
-    # In parts: a million rows against 3000 centroids would take 12 GB.
-    return torch.cat([similarity(part, centroids).argmax(1) for part in rows.split(16384)])

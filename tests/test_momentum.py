@@ -9,9 +9,10 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densessl import memory, momentum
+from densessl import momentum
 from densessl.backbones import Backbone, pooled
-from densessl.memory import Queue, spherical_kmeans
+from densessl.kmeans import spherical_kmeans
+from densessl.memory import Queue
 from densessl.momentum import Target, rising
 
 
@@ -207,25 +208,23 @@ def naive_kmeans(rows: Tensor, order: list[int], count: int, iterations: int) ->
 
 @pytest.mark.parametrize("count", [1, 3, 7])
 @pytest.mark.parametrize("iterations", [0, 1, 4])
-def test_kmeans_equals_a_loop(count: int, iterations: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kmeans_equals_a_loop(count: int, iterations: int) -> None:
     torch.manual_seed(0)
     order = torch.randperm(20).tolist()
-    fixed(monkeypatch, memory, order)
     rows = 3 * torch.randn(20, 4, dtype=torch.float64)
-    centroids, members = spherical_kmeans(rows, count, iterations)
+    centroids, members = spherical_kmeans(rows, rows[order[:count]], iterations)
     expected, truth = naive_kmeans(rows, order, count, iterations)
     torch.testing.assert_close(centroids, expected)
     assert members.tolist() == truth
 
 
-def test_kmeans_finds_clusters_that_lie_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kmeans_finds_clusters_that_lie_apart() -> None:
     """From one row of each; lengths mean nothing."""
     torch.manual_seed(0)
     truth = torch.arange(5).repeat(40)
-    fixed(monkeypatch, memory, list(range(200)))
     directions = torch.linalg.qr(torch.randn(8, 8)).Q[:5]
     rows = (directions[truth] + 0.05 * torch.randn(200, 8)) * torch.rand(200, 1).add(0.1)
-    centroids, members = spherical_kmeans(rows, 5, 10)
+    centroids, members = spherical_kmeans(rows, rows[:5], 10)
     assert torch.equal(members, truth)
     assert F.cosine_similarity(centroids, directions).min() > 0.99
     torch.testing.assert_close(centroids.norm(dim=1), torch.ones(5))
@@ -237,8 +236,7 @@ def test_kmeans_never_loses_what_it_gained(seed: int) -> None:
     rows = torch.randn(300, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     objective = []
     for iterations in range(12):
-        torch.manual_seed(seed)
-        centroids, members = spherical_kmeans(rows, 20, iterations)
+        centroids, members = spherical_kmeans(rows, rows[:20], iterations)
         objective.append(F.cosine_similarity(rows, centroids[members]).sum().item())
         nearest = F.cosine_similarity(rows[:, None], centroids[None], dim=2).argmax(1)
         assert torch.equal(members, nearest)
@@ -246,11 +244,10 @@ def test_kmeans_never_loses_what_it_gained(seed: int) -> None:
     assert objective[-1] > objective[0] + 1
 
 
-def test_a_centroid_without_rows_stays_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_centroid_without_rows_stays_where_it_is() -> None:
     """Two begin in the same place: all rows go to the first."""
-    fixed(monkeypatch, memory, [0, 1, 2, 3])
     rows = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0.6, 0.8]])
-    centroids, members = spherical_kmeans(rows, 3, 5)
+    centroids, members = spherical_kmeans(rows, rows[:3], 5)
     assert members.tolist() == [0, 0, 2, 2]
     torch.testing.assert_close(centroids[1], rows[1])
     assert centroids.isfinite().all()

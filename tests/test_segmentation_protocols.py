@@ -8,7 +8,18 @@ from densessl.errors import UserError
 from densessl.segmentation.protocols import PROTOCOLS, deviations, digest, find_protocol, label
 
 # A named protocol never changes: where one of these differs, give the new settings a new name.
-FROZEN = {"vicregl_convnext": "47b78c20", "vicregl_resnet": "27f4c539", "linear_small": "51c61ce9"}
+FROZEN = {
+    "vicregl_convnext": "47b78c20",
+    "vicregl_resnet": "27f4c539",
+    "ibot": "49772283",
+    "dinov2": "f4250d2c",
+    "dinov3": "daef22ca",
+    "leopart": "928d77ad",
+    "linear_small": "51c61ce9",
+    "linear_fast": "6681fc46",
+    "hummingbird": "845feb98",
+    "overclustering": "4e273986",
+}
 OTHER = {
     "features": "last",
     "output_stride": 16,
@@ -19,6 +30,13 @@ OTHER = {
     "ratio": (0.9, 1.1),
     "crop": (96, 64),
     "photometric": True,
+    "final_norm": True,
+    "norm": False,
+    "schedule": "cosine",
+    "scored": (50, 50),
+    "test_ratios": (1.0, 1.5),
+    "test_flip": True,
+    "fraction": 0.5,
     "window": 77,
     "stride": 55,
 }
@@ -32,7 +50,7 @@ def test_every_setting_changes_the_hash_and_is_shown():
     base = dataclasses.replace(PROTOCOLS["linear_small"], window=64, stride=32)
     seen = {digest(base)}
     for key, value in base.settings().items():
-        new = OTHER.get(key) or (value / 2 if isinstance(value, float) else (value or 0) + 1) or 0.5
+        new = OTHER[key] if key in OTHER else (value / 2 if isinstance(value, float) else (value or 0) + 1) or 0.5
         changed = dataclasses.replace(base, **{key: new})
         assert digest(changed) not in seen, key
         assert any(deviation.startswith(f"{key}=") for deviation in deviations(changed))
@@ -61,7 +79,7 @@ def test_settings_are_parsed():
         (["iterations=x"], "iterations: .*integer"),
         (["warmup=300"], "warmup=300 must be below iterations=300"),
         (["crop=5"], "crop: .*tuple"),
-        (["lr=-1", "batch=0"], "lr: .*greater than 0; batch: .*greater than 0"),
+        (["lr=-1", "batch=0"], "batch: .*greater than 0; lr: .*greater than 0"),
         (["features=all"], "'stages' or 'last'"),
         (["ratio=[2, 1]"], "smaller factor first"),
         (["inference=slide"], "needs a window and a stride"),
@@ -74,5 +92,5 @@ def test_wrong_settings_are_refused(changes, message):
 
 
 def test_an_unknown_protocol_names_the_known():
-    with pytest.raises(UserError, match="vicregl_convnext, vicregl_resnet, linear_small"):
+    with pytest.raises(UserError, match=r"vicregl_convnext, vicregl_resnet, ibot, .*linear_small"):
         find_protocol("linear_smal")

@@ -14,7 +14,7 @@ from torch import nn
 
 from densessl.errors import UserError
 from densessl.segmentation.confusion_chart import ABSENT, FULL, confusion_chart
-from densessl.segmentation.linear import evaluate
+from densessl.segmentation.evaluation import evaluate
 from densessl.segmentation.metrics import areas, confusion_matrix
 from densessl.segmentation.pictures import IGNORED, RIGHT, UNCOUNTED, WRONG, sheet
 from densessl.segmentation.protocols import PROTOCOLS, label

@@ -17,8 +17,8 @@ from densessl.classification.knn import nearest_knn, top, weighted_knn
 from densessl.classification.labelled import Labelled
 from densessl.classification.linear import probe
 from densessl.classification.protocol import LINEAR_FEATURES, Protocol
+from densessl.device import find_device
 from densessl.errors import UserError
-from densessl.segmentation.linear import find_device
 
 MANY = 10  # classes, above which five guesses say something
 

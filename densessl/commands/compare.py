@@ -92,9 +92,9 @@ def _evaluations(args: argparse.Namespace, backbones: Sequence[BackboneConfig]) 
         from densessl.segmentation.datasets import open_dataset
         from densessl.segmentation.protocols import find_protocol
 
-        protocol = find_protocol(args.seg_protocol, args.seg_set)
         for split in ("train", "val"):
-            open_dataset(args.seg, split).check()
+            (data := open_dataset(args.seg, split)).check()
+        protocol = find_protocol(args.seg_protocol, args.seg_set, data.title)
         for backbone in backbones:
             network(backbone, protocol.output_stride)
         words = ["--data", args.seg, "--protocol", args.seg_protocol]

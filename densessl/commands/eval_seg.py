@@ -36,11 +36,12 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{protocol.name} [{digest(protocol)}]\n  {protocol.source}")
             print("  " + ", ".join(f"{key}={value}" for key, value in protocol.settings().items()) + "\n")
         return 0
-    protocol = find_protocol(args.protocol, args.set)
+    find_protocol(args.protocol, args.set)  # a wrong word is refused before anything heavy is imported
 
     from densessl.backbone_file import find_backbone
+    from densessl.device import find_device
     from densessl.segmentation.datasets import open_dataset
-    from densessl.segmentation.linear import evaluate, find_device
+    from densessl.segmentation.evaluation import evaluate
     from densessl.segmentation.report import write, write_comparison
     from densessl.segmentation.result import Outcome
     from densessl.segmentation.scoring import Processes
@@ -48,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     from densessl.training import distributed
 
     train, val = open_dataset(args.data, "train"), open_dataset(args.data, "val")
+    protocol = find_protocol(args.protocol, args.set, train.title)
     seeds = list(range(args.seeds)) if args.seeds else [args.seed]
     names = short_names(args.backbone)
     setting = f"{train.title}-{protocol.name}-{digest(protocol)}-" + (

@@ -11,9 +11,9 @@ from densessl.backbones import Backbone, pooled
 from densessl.config import Count, Positive
 from densessl.data.views import Views
 from densessl.heads import mlp
-from densessl.memory import spherical_kmeans
+from densessl.kmeans import spherical_kmeans
 from densessl.method import Method
-from densessl.training.distributed import from_first, gather, refuse
+from densessl.training.distributed import from_first, gather, permutation, refuse
 
 
 class DeepClusterV2(Method):
@@ -76,8 +76,9 @@ class DeepClusterV2(Method):
         if (self.step + 1) % self.epoch:
             return
         for i, count in enumerate(self.prototypes):
-            rows = self.memory[i % 2]
-            seen = rows.any(1)
-            centroids, nearest = spherical_kmeans(rows[seen], count, self.iterations)
+            seen = self.memory[i % 2].any(1)
+            rows = self.memory[i % 2, seen]
+            first = rows[permutation(len(rows), rows.device)[:count]]
+            centroids, nearest = spherical_kmeans(rows, first, self.iterations)
             self.get_buffer(f"centroids{i}").copy_(from_first(centroids))
             self.clusters[i, seen] = from_first(nearest)

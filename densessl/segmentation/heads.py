@@ -12,7 +12,7 @@ MOMENTUM = 0.1
 
 
 class LinearHead(nn.Module):
-    """BatchNorm, channel dropout and a 1x1 convolution on stage maps, as VICRegL (https://arxiv.org/abs/2210.01571).
+    """BatchNorm (unless ``norm`` is false), channel dropout and a 1x1 convolution on stage maps, as VICRegL (https://arxiv.org/abs/2210.01571).
 
     ``features`` is "stages": all maps, brought bilinearly to the finest one's size and concatenated, or "last": the
     last map. forward: maps, fine to coarse, each (B, C, H, W) -> logits (B, classes, H, W) at the finest size read.
@@ -23,12 +23,22 @@ class LinearHead(nn.Module):
     """
 
     def __init__(
-        self, channels: Sequence[int], classes: int, *, features: str = "stages", dropout: float = 0.0
+        self,
+        channels: Sequence[int],
+        classes: int,
+        *,
+        features: str = "stages",
+        norm: bool = True,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.first = 0 if features == "stages" else len(channels) - 1
         self.channels = list(channels[self.first :])
         self.norm = nn.BatchNorm2d(sum(self.channels), momentum=MOMENTUM)
+        self.normalises = norm
+        if not norm:  # stays at mean 0, variance 1
+            self.norm.requires_grad_(False)
+            self.norm.eps = 0.0
         self.dropout = nn.Dropout2d(dropout)
         self.classify = nn.Conv2d(sum(self.channels), classes, 1, bias=False)
         nn.init.normal_(self.classify.weight, std=0.01)
@@ -58,7 +68,7 @@ class LinearHead(nn.Module):
         norm = self.norm
         assert norm.running_mean is not None
         assert norm.running_var is not None
-        if not self.training:
+        if not (self.training and self.normalises):
             return norm.running_mean, norm.running_var
         mean, variance = (torch.cat(s) for s in zip(*(resized_moments(m, height, width) for m in maps), strict=True))
         count = len(maps[0]) * height * width

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import product
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from densessl.segmentation.protocols import Protocol
 WINDOWS_AT_ONCE = 8  # bounds memory, whatever the picture's size
 
 
-def dense_logits(backbone: Backbone, head: nn.Module, image: Tensor) -> Tensor:
+def dense_logits(backbone: Backbone, head: nn.Module, image: Tensor, *, final_norm: bool = False) -> Tensor:
     """(B, classes, H, W) at the size of the normalised pictures (B, 3, H, W).
 
     Pictures are padded with the mean, right and below, to a multiple of the coarsest stride, and the logits cut back:
@@ -24,28 +25,43 @@ def dense_logits(backbone: Backbone, head: nn.Module, image: Tensor) -> Tensor:
     step = max(backbone.strides)
     padded = pad(image, (0, -width % step, 0, -height % step))
     with torch.no_grad():
-        maps = backbone.stages(padded)
+        maps = backbone(padded) if final_norm else backbone.stages(padded)
     logits = interpolate(head(maps), padded.shape[-2:], mode="bilinear", align_corners=False)
     return logits[..., :height, :width]
 
 
 @torch.inference_mode()
 def predict(backbone: Backbone, head: nn.Module, image: Tensor, protocol: Protocol, size: Sequence[int]) -> Tensor:
-    """(H, W) int64 labels at ``size``, from one picture (3, h, w) at the protocol's scale."""
+    """(H, W) int64 labels at ``size``, from one picture (3, h, w) at the protocol's scale.
+
+    Of several ratios, or mirrored pictures, the probabilities are averaged, as mmsegmentation does.
+    """
 
     def logits(batch: Tensor) -> Tensor:
-        return dense_logits(backbone, head, batch)
+        return dense_logits(backbone, head, batch, final_norm=protocol.final_norm)
 
-    batch = image[None]
-    if protocol.inference == "slide":
-        assert protocol.window is not None
-        assert protocol.stride is not None
-        full = slide(logits, batch, protocol.window, protocol.stride)
-    else:
-        full = logits(batch)
-    if tuple(full.shape[-2:]) != tuple(size):
-        full = interpolate(full, tuple(size), mode="bilinear", align_corners=False)
-    return full[0].argmax(0)
+    def at_size(ratio: float, mirrored: bool) -> Tensor:
+        batch = image[None]
+        if ratio != 1:
+            batch = interpolate(batch, scale_factor=ratio, mode="bilinear", align_corners=False)
+        if mirrored:
+            batch = batch.flip(-1)
+        if protocol.inference == "slide":
+            assert protocol.window is not None
+            assert protocol.stride is not None
+            full = slide(logits, batch, protocol.window, protocol.stride)
+        else:
+            full = logits(batch)
+        if mirrored:
+            full = full.flip(-1)
+        if tuple(full.shape[-2:]) != tuple(size):
+            full = interpolate(full, tuple(size), mode="bilinear", align_corners=False)
+        return full
+
+    variants = list(product(protocol.test_ratios, (False, True) if protocol.test_flip else (False,)))
+    if len(variants) == 1:
+        return at_size(*variants[0])[0].argmax(0)
+    return torch.stack([at_size(*variant).softmax(1) for variant in variants]).mean(0)[0].argmax(0)
 
 
 def slide(logits: Callable[[Tensor], Tensor], image: Tensor, window: int, stride: int) -> Tensor:

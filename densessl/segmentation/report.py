@@ -106,7 +106,7 @@ def _seed(result: Result) -> dict[str, Any]:
         **groups.pop("scores"),
         **groups,
         "confusion": result.confusion.tolist(),
-        "loss": _number(result.loss),
+        "fitted": {key: _number(value) for key, value in result.fitted.items()},
         "seconds": {"train": round(result.seconds[0], 1), "val": round(result.seconds[1], 1)},
         "memory_gib": round(result.memory, 3),
     }

@@ -31,9 +31,9 @@ class Result:
     data: dict[str, Any]
     backbone: dict[str, Any]
     device: str
-    loss: float  # mean over the last tenth of training
+    fitted: dict[str, float]  # what the fit says of itself: its loss, or a score for each learning rate
     seconds: tuple[float, float]  # of training and of validation
-    memory: float  # GiB, densessl.peak_memory
+    memory: float  # GiB, densessl.device
     processes: int  # that shared the validation; seconds and memory are the first's
 
     @property

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import cv2
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
@@ -23,7 +25,7 @@ def normalisation(backbone: Backbone) -> tuple[tuple[float, ...], tuple[float, .
 
 
 class TrainingSamples(Dataset):
-    """``iterations * batch`` samples, epoch after epoch, each epoch in an order of its own drawn from the seed.
+    """The protocol's ``samples``, epoch after epoch, each epoch in an order of its own drawn from the seed.
 
     An item is (picture, mask), or the UserError that a file raised: raised in a worker it would arrive as a traceback.
     """
@@ -37,15 +39,17 @@ class TrainingSamples(Dataset):
         std: tuple[float, ...],
     ) -> None:
         self.data, self.protocol, self.seed, self.mean, self.std = data, protocol, seed, mean, std
+        count = max(1, round(protocol.fraction * len(data)))
+        self.rows = np.sort(np.random.default_rng(seed).permutation(len(data))[:count]).tolist()
 
     def __len__(self) -> int:
-        return self.protocol.iterations * self.protocol.batch
+        return self.protocol.samples
 
     def index(self, number: int) -> tuple[int, int]:
         """Epoch and picture of a sample."""
-        epoch, place = divmod(number, len(self.data))
+        epoch, place = divmod(number, len(self.rows))
         order = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        return epoch, int(torch.randperm(len(self.data), generator=order)[place])
+        return epoch, self.rows[int(torch.randperm(len(self.rows), generator=order)[place])]
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor] | UserError:
         epoch, index = self.index(number)
@@ -59,7 +63,7 @@ class TrainingSamples(Dataset):
 
 
 class InferenceSamples(Dataset):
-    """(picture at the protocol's scale, mask at its own size), or the UserError that a file raised."""
+    """(picture at the protocol's scale, mask as it is scored), or the UserError that a file raised."""
 
     def __init__(
         self, data: SegmentationDataset, protocol: Protocol, mean: tuple[float, ...], std: tuple[float, ...]
@@ -74,6 +78,8 @@ class InferenceSamples(Dataset):
             image, mask = self.data[index]
         except UserError as error:
             return error
+        if self.protocol.scored:
+            mask = cv2.resize(mask, self.protocol.scored[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         return inference_picture(image, self.protocol, self.mean, self.std), torch.from_numpy(mask)
 
 

@@ -14,8 +14,8 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from densessl.device import peak_memory
 from densessl.files import aside
-from densessl.peak_memory import peak_memory
 from densessl.training import distributed
 
 T = TypeVar("T")

@@ -1,4 +1,4 @@
-"""The most memory that was in use at a time."""
+"""Where tensors are computed, and how much memory that takes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,17 @@ import resource
 import sys
 
 import torch
+
+from densessl.errors import UserError
+
+
+def find_device(device: str) -> torch.device:
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=device).device  # a bare cuda gets its number
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {device}: {str(error).splitlines()[0]}") from None
 
 
 def peak_memory(device: torch.device) -> float:

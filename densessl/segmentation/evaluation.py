@@ -1,0 +1,109 @@
+"""The evaluation: a head from the training pictures, scored on the validation pictures; the backbone stays as it is."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+
+from densessl.backbones import Backbone
+from densessl.device import find_device, peak_memory
+from densessl.errors import UserError
+from densessl.segmentation import clusters, fast, linear, retrieval
+from densessl.segmentation.datasets import SegmentationDataset
+from densessl.segmentation.inference import predict
+from densessl.segmentation.protocols import Clusters, Fast, Linear, Protocol, Retrieval
+from densessl.segmentation.result import Result
+from densessl.segmentation.samples import InferenceSamples, normalisation
+from densessl.segmentation.scoring import ALONE, Processes, score
+
+FITS: dict[type[Protocol], Any] = {
+    Linear: linear.fit,
+    Fast: fast.fit,
+    Retrieval: retrieval.fit,
+    Clusters: clusters.fit,
+}  # how each kind of protocol makes its head
+
+
+def evaluate(
+    backbone: Backbone,
+    train: SegmentationDataset,
+    val: SegmentationDataset,
+    protocol: Protocol,
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    workers: int = 0,
+    processes: Processes = ALONE,
+) -> Result:
+    """Makes the protocol's head from ``train`` and scores it on ``val``; the backbone is left as it was, on ``device``.
+
+    ``backbone`` must have the protocol's output stride (``find_backbone(..., output_stride=protocol.output_stride)``)
+    and should carry the mean and std of its pictures in ``metadata``; ImageNet's are taken otherwise. ``seed`` decides
+    the head's first weights, the order of the pictures, crops and dropout. The result doesn't depend on ``workers``,
+    nor on ``processes``: each trains the same head, which no more of them make faster, and they share the validation.
+    Raises UserError for data or settings that don't fit together, before training.
+    """
+    if backbone.output_stride != protocol.output_stride:
+        raise UserError(
+            f"protocol {protocol.name} needs a backbone of output stride {protocol.output_stride}, this one has "
+            f"{backbone.output_stride}: load it with output_stride={protocol.output_stride}"
+        )
+    if backbone.in_chans != 3:
+        raise UserError(f"segmentation reads RGB pictures; this backbone takes {backbone.in_chans} channels")
+    if train.classes != val.classes:
+        raise UserError(f"{train.title}: the classes of training and validation differ")
+    for dataset in (train, val):
+        if not len(dataset):
+            raise UserError(f"{dataset.title}: the split {dataset.split} is empty")
+        dataset.check()
+
+    place = find_device(device)
+    was_training, backbone = backbone.training, backbone.to(place).eval()
+    cuda = [place] if place.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(cuda):  # the caller's random numbers stay theirs
+            torch.manual_seed(seed)
+            started = time.perf_counter()
+            if cuda:
+                torch.cuda.reset_peak_memory_stats(place)
+            head, fitted = FITS[type(protocol)](backbone, train, protocol, seed, place, workers)
+            for value in head.eval().state_dict().values():
+                processes.from_first(value)  # GPUs add in any order, so heads may differ in the last digits
+            trained = time.perf_counter()
+            samples = InferenceSamples(val, protocol, *normalisation(backbone))
+            counts, shown = score(
+                lambda image, size: predict(backbone, head, image, protocol, size),
+                samples,
+                device=place,
+                workers=workers,
+                processes=processes,
+            )
+            seconds = (trained - started, time.perf_counter() - trained)
+    finally:
+        backbone.train(was_training)
+    return Result(
+        counts=counts,
+        shown=shown,
+        head=head,
+        protocol=protocol,
+        seed=seed,
+        classes=train.classes,
+        data={
+            "name": train.title,
+            "train": {"split": train.split, "pictures": len(train)},
+            "val": {"split": val.split, "pictures": len(val)},
+        },
+        backbone={
+            "timm_name": backbone.name,
+            "channels": backbone.channels,
+            "strides": backbone.strides,
+            **backbone.metadata,
+        },
+        device=str(place),
+        fitted=fitted,
+        seconds=seconds,
+        memory=peak_memory(place),
+        processes=processes.world_size,
+    )

@@ -1,0 +1,139 @@
+"""What a protocol is: every setting of an evaluation, frozen, with the data sets it differs on."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from densessl.config import Positive, Share
+
+Size = Annotated[int, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """What all kinds share: which maps are read, and how pictures become crops and predictions.
+
+    Sizes are in pixels; ``source`` says where the settings come from. Raises pydantic's ValidationError. A setting with
+    a default came later than the hashes of the first protocols: it counts in a hash only where it differs.
+    """
+
+    name: str
+    source: str
+    # The published data sets it was defined for, by their title, and what differs there; empty: any.
+    on: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    data: str = ""  # which of these data sets the settings are for
+    features: Literal["stages", "last"]  # four raw stage maps, or the last one
+    output_stride: Literal[8, 16, 32]  # of the backbone: 8 and 16 by dilation
+    final_norm: bool = False  # of the last map by the backbone's own norm, where it has one
+    scale: tuple[Size, Size] | None  # (long, short) side that a picture is fitted into; None: its own size
+    ratio: tuple[Positive, Positive]  # random factor on the scale in training
+    crop: tuple[Size, Size]  # height, width
+    max_share: Annotated[float, Field(gt=0, le=1)]  # most that one class may have of a crop; 1: any
+    flip: Share
+    photometric: bool
+    batch: Size
+    inference: Literal["whole", "slide"]
+    window: Size | None  # of inference slide, square
+    stride: Size | None  # between windows
+    scored: tuple[Size, Size] | None = None  # masks and predictions are scored at this size; None: that of the mask
+    test_ratios: tuple[Positive, ...] = (1.0,)  # predictions at these factors on the scale are averaged
+    test_flip: bool = False  # and those of the mirrored picture
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0  # of the training pictures, drawn by the seed
+
+    def __post_init__(self) -> None:
+        if self.ratio[0] > self.ratio[1]:
+            raise ValueError(f"ratio={list(self.ratio)} must have the smaller factor first")
+        if self.inference == "slide" and not (self.window and self.stride and self.stride <= self.window):
+            raise ValueError(
+                f"inference=slide needs a window and a stride of at most the window, or pixels are left out; "
+                f"window={self.window}, stride={self.stride}"
+            )
+
+    @property
+    def samples(self) -> int:
+        """Crops of training pictures that are asked for."""
+        raise NotImplementedError
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides the score: everything but names, source and what other data sets would have."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in ("name", "source", "on", "data")}
+
+    def hashed(self) -> dict[str, Any]:
+        """The settings without those at their default."""
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        return {key: value for key, value in self.settings().items() if value != defaults[key]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear(Protocol):
+    """A head is trained on crops by gradient descent, the backbone frozen."""
+
+    dropout: Share  # of whole channels, before the 1x1 convolution
+    norm: bool = True  # BatchNorm before it
+    optimizer: Literal["adamw", "sgd"]  # betas 0.9, 0.999, or momentum 0.9
+    lr: Positive
+    weight_decay: NotNegative
+    schedule: Literal["poly", "cosine", "step"] = "poly"  # step: a tenth from four fifths on
+    power: NotNegative  # of the polynomial decay from lr to min_lr
+    min_lr: NotNegative
+    warmup: Annotated[int, Field(ge=0)]  # iterations, linear
+    iterations: Size
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.warmup >= self.iterations:
+            raise ValueError(f"warmup={self.warmup} must be below iterations={self.iterations}: set both")
+
+    @property
+    def samples(self) -> int:
+        return self.iterations * self.batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fast(Protocol):
+    """Features at sampled places are computed once; a linear layer is trained on them at many learning rates."""
+
+    crops: Size  # of training pictures
+    places: Size  # of each crop
+    lrs: tuple[Positive, ...]  # AdamW's, side by side, falling linearly to 0; the best on held-out pictures is taken
+    weight_decay: NotNegative
+    iterations: Size
+    rows: Size  # places an iteration
+    held_out: Annotated[float, Field(gt=0, lt=1)]  # share of the training pictures that chooses
+
+    @property
+    def samples(self) -> int:
+        return self.crops
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrieval(Protocol):
+    """Each place takes the classes of the most similar places of the training pictures."""
+
+    crops: Size  # of training pictures
+    places: Size  # remembered, of all crops together
+    k: Size  # neighbours
+    temperature: Positive  # of the softmax over their cosines
+
+    @property
+    def samples(self) -> int:
+        return self.crops
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clusters(Protocol):
+    """Each place takes the name of its cluster, the class that the cluster covers most in the training pictures."""
+
+    crops: Size  # of training pictures
+    places: Size  # clustered, of all crops together
+    clusters: Size
+    iterations: Size  # of k-means
+
+    @property
+    def samples(self) -> int:
+        return self.crops

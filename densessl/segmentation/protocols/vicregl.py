@@ -1,0 +1,61 @@
+"""VICRegL's linear segmentation of frozen features, as its configurations for mmsegmentation 0.x have it."""
+
+from typing import Any
+
+from densessl.segmentation.protocols.base import Linear
+
+# mmsegmentation 0.x, base configuration of VOC aug and ADE20K: fit into (2048, 512), factor 0.5 to 2, crop 512, at most
+# 75 % of one class, flip, photometric distortion; single scale test.
+MMSEG: dict[str, Any] = {
+    "scale": (2048, 512),
+    "ratio": (0.5, 2.0),
+    "crop": (512, 512),
+    "max_share": 0.75,
+    "flip": 0.5,
+    "photometric": True,
+}
+CITYSCAPES = {"scale": (2048, 1024), "crop": (512, 1024)}
+
+VICREGL_CONVNEXT = Linear(
+    name="vicregl_convnext",
+    source="VICRegL, segmentation/configs/linear_cnxt-s_public_512x512_40k_BN_voc12aug.py "
+    "(https://github.com/facebookresearch/VICRegL): VOC 2012 aug, 8 GPUs x 2 pictures; ConvNeXt-XL used lr=8e-5",
+    on={"voc2012aug": {}, "voc2012": {}, "ade20k": {"iterations": 160_000}, "cityscapes": CITYSCAPES},
+    features="stages",
+    output_stride=32,
+    dropout=0.0,
+    optimizer="adamw",
+    lr=1e-4,
+    weight_decay=0.05,
+    power=1.0,
+    min_lr=0.0,
+    warmup=1500,
+    iterations=40_000,
+    batch=16,
+    inference="slide",
+    window=512,
+    stride=341,
+    **MMSEG,
+)
+
+VICREGL_RESNET = Linear(
+    name="vicregl_resnet",
+    source="VICRegL, segmentation/configs/linear_r50_512x512_40k_voc12aug.py "
+    "(https://github.com/facebookresearch/VICRegL) and mmsegmentation's schedule_40k: 8 GPUs x 4 pictures",
+    on={"voc2012aug": {}, "voc2012": {}, "cityscapes": CITYSCAPES},
+    features="last",
+    output_stride=8,
+    dropout=0.1,
+    optimizer="sgd",
+    lr=0.01,
+    weight_decay=5e-4,
+    power=0.9,
+    min_lr=1e-4,
+    warmup=0,
+    iterations=40_000,
+    batch=32,
+    inference="whole",
+    window=None,
+    stride=None,
+    **MMSEG,
+)
