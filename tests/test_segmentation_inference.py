@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from test_segmentation_linear import Blocks
 from torch import nn
 from torch.nn.functional import avg_pool2d, interpolate
 
@@ -10,6 +11,9 @@ from densessl.backbones import Backbone
 from densessl.segmentation.heads import LinearHead, resized_moments
 from densessl.segmentation.inference import dense_logits, predict, slide, windows
 from densessl.segmentation.protocols import find_protocol
+from densessl.segmentation.samples import InferenceSamples, TrainingSamples
+
+MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 
 def test_windows_cover_every_pixel_of_200_random_sizes():
@@ -99,6 +103,17 @@ def test_the_head_is_batchnorm_and_convolution_on_the_concatenated_maps(features
     torch.testing.assert_close(head.norm.running_var, norm.running_var)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_a_head_without_batchnorm_is_a_convolution_on_the_concatenated_maps(training):
+    torch.manual_seed(0)
+    maps = [torch.randn(2, 3, 8, 8), 5 + torch.randn(2, 4, 4, 4)]
+    head = LinearHead((3, 4), 5, norm=False).train(training)
+    large = torch.cat([maps[0], interpolate(maps[1], (8, 8), mode="bilinear")], dim=1)
+    expected = nn.functional.conv2d(large, head.classify.weight, head.bias)
+    torch.testing.assert_close(head(maps), expected, rtol=1e-4, atol=1e-5)
+    assert {name for name, p in head.named_parameters() if p.requires_grad} == {"classify.weight", "bias"}
+
+
 def test_moments_of_a_resized_map_without_resizing_it():
     m = 100 + torch.randn(3, 4, 5, 7)
     large = interpolate(m, (31, 28), mode="bilinear", align_corners=False)
@@ -122,3 +137,40 @@ def tiny() -> tuple[Backbone, LinearHead]:
     torch.manual_seed(0)
     backbone = Backbone("test_resnet").eval()
     return backbone, LinearHead(backbone.channels, 4).eval()
+
+
+def test_ratios_and_mirrored_pictures_are_averaged_as_probabilities():
+    backbone, head = tiny()
+    torch.manual_seed(0)
+    image = torch.randn(3, 64, 96)
+    protocol = find_protocol("linear_small", ["test_ratios=[1.0, 0.5]", "test_flip=true"])
+    total = torch.zeros(4, 64, 96)
+    for size in ((64, 96), (32, 48)):
+        picture = interpolate(image[None], size, mode="bilinear")
+        for mirrored in (False, True):
+            with torch.no_grad():
+                logits = dense_logits(backbone, head, picture.flip(-1) if mirrored else picture)
+            logits = logits.flip(-1) if mirrored else logits
+            total += interpolate(logits, (64, 96), mode="bilinear")[0].softmax(0) / 4
+    assert torch.equal(predict(backbone, head, image, protocol, (64, 96)), total.argmax(0))
+
+
+def test_masks_are_scored_at_the_protocols_size():
+    samples = InferenceSamples(Blocks("val"), find_protocol("linear_small", ["scored=[16, 12]"]), MEAN, STD)
+    _, mask = samples[0]
+    expected = Blocks("val")[0][1]
+    assert mask.shape == (16, 12)
+    assert torch.equal(mask, torch.from_numpy(expected[2::4, 2::4]))  # blocks of 16 pixels, so any of them will do
+
+
+@pytest.mark.parametrize(("fraction", "pictures"), [(1.0, 8), (0.5, 4), (0.01, 1)])
+def test_a_fraction_of_the_training_pictures(fraction, pictures):
+    protocol = find_protocol("linear_small", [f"fraction={fraction}"])
+    chosen = []
+    for seed in (0, 1):
+        samples = TrainingSamples(Blocks("train"), protocol, seed, MEAN, STD)
+        seen = {samples.index(number)[1] for number in range(len(samples))}
+        assert len(seen) == pictures
+        assert sorted(samples.index(number)[1] for number in range(pictures)) == sorted(seen)  # an epoch has each once
+        chosen.append(seen)
+    assert (chosen[0] == chosen[1]) == (fraction == 1)
