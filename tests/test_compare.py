@@ -27,6 +27,7 @@ from densessl.compare.steps import Processes, reason
 from densessl.compare.table import table
 from densessl.config import load_config
 from densessl.errors import UserError
+from densessl.files import aside
 from densessl.methods import METHODS
 from densessl.training import pretrain
 from densessl.training.log import Pace
@@ -172,7 +173,8 @@ class Imitation:
                 "protocol": {"name": "linear_small", "hash": "12345678", "deviations": ["iterations=2"]},
                 "data": {"name": "scenes", "train": {"split": "train", "pictures": 5}, "classes": []},
             }
-            (folder / "results.json").write_text(json.dumps(results))
+            with aside(folder / "results.json") as part:  # as the commands write it: read while others run
+                part.write_text(json.dumps(results))
         return None
 
 
