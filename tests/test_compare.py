@@ -288,6 +288,7 @@ def test_another_configuration_is_refused_or_starts_its_row_again(imitation: Imi
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_and_continued_by_the_same_command(imitation: Imitation, tmp_path: Path, number: int) -> None:
     execute = Processes.execute
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs don't have
 
     def stopped(processes: Processes, command: list[str], log: Path) -> str | None:
         if len(imitation.asked) < 3:

@@ -47,7 +47,7 @@ def result(seed: int, skill: float, pictures: int = 20) -> Result:
         },
         backbone={"timm_name": "colors"},
         device="cpu",
-        loss=math.inf,
+        fitted={"loss": math.inf},
         seconds=(3.0, 4.0),
         memory=1.25,
         processes=1,
