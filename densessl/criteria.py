@@ -103,10 +103,8 @@ def barlow_twins(
     A^T B is the product of the two N x N Gram matrices, so the smaller side is formed. Scalar >= 0; D for zeros.
     Barlow Twins eq. 1 and 2, https://arxiv.org/abs/2103.03230
     """
-    all_a, all_b = (
-        (a if everyone_a is None else everyone_a).detach(),
-        (b if everyone_b is None else everyone_b).detach(),
-    )
+    all_a = (a if everyone_a is None else everyone_a).detach()
+    all_b = (b if everyone_b is None else everyone_b).detach()
     (n, dim), total = a.shape, len(all_a)
     own = (a * b).sum(0) / total
     # Own rows carry the gradient of everyone's value, total / n times: the engine takes the mean over processes.
@@ -190,10 +188,8 @@ def nt_xent(
     ``first`` to first + n of ``everyone_*`` (N, ...), by default the same. Gradients flow through everyone's rows.
     https://arxiv.org/abs/2002.05709
     """
-    (n, dim), everyone = (
-        (len(a), a.shape[-1]),
-        (a if everyone_a is None else everyone_a, b if everyone_b is None else everyone_b),
-    )
+    n, dim = len(a), a.shape[-1]
+    everyone = (a if everyone_a is None else everyone_a, b if everyone_b is None else everyone_b)
     rows, keys = (torch.cat(pair).reshape(-1, a[0].numel() // dim, dim).transpose(0, 1) for pair in ((a, b), everyone))
     total = keys.shape[1] // 2
     logits = similarity(rows, keys).div(tau).flatten(0, 1)  # (L * 2n, 2N)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from densessl.errors import UserError
 from densessl.training import distributed
-from densessl.training.distributed import SyncBatchNorm, gather
+from densessl.training.batch_norm import SyncBatchNorm, synchronise_batch_norm
+from densessl.training.distributed import gather
 
 # --- what both processes do -------------------------------------------------------------------------------------------
 
@@ -61,7 +62,7 @@ def process(rank: int, folder: Path) -> dict[str, Any]:
     result["half"] = gather(torch.full((1, 2), rank + 0.5, dtype=torch.bfloat16))
     # batch norm
     for name, norm in batch_norms().items():
-        norm = distributed.synchronise_batch_norm(nn.Sequential(norm))[0]
+        norm = synchronise_batch_norm(nn.Sequential(norm))[0]
         assert isinstance(norm, SyncBatchNorm)
         images = norm_input(name).chunk(2)[rank].clone().requires_grad_()
         for _ in range(2):
@@ -162,7 +163,7 @@ def test_one_process_needs_no_setup() -> None:
     x = torch.ones(3, 2)
     assert gather(x) is x
     norm = nn.BatchNorm1d(2)
-    assert type(distributed.synchronise_batch_norm(nn.Sequential(norm))[0]) is nn.BatchNorm1d
+    assert type(synchronise_batch_norm(nn.Sequential(norm))[0]) is nn.BatchNorm1d
     assert distributed.mean_over_processes({"a": x.sum()}) == {"a": 6}
     assert distributed.any_process(False, torch.tensor(True)) == (False, True)
     assert distributed.broadcast_object("a") == "a"

@@ -14,6 +14,7 @@ from densessl.config import OptimConfig
 from densessl.data.views import View, Views
 from densessl.errors import UserError
 from densessl.training import distributed
+from densessl.training.batch_norm import synchronise_batch_norm
 from densessl.training.engine import Engine, autocast_dtype, connect
 from densessl.training.optim import build_optimizer, set_lr
 
@@ -66,7 +67,7 @@ def process(rank: int, folder: Path) -> dict[str, Any]:
     connect()
     result: dict[str, Any] = {}
     for name, zero, clip in CASES:
-        method = distributed.synchronise_batch_norm(build(seed=rank))
+        method = synchronise_batch_norm(build(seed=rank))
         cfg = settings(name, zero, clip)
         engine = Engine(method, build_optimizer(method, cfg.optim), cfg, CPU)
         seen: dict[str, Any] = {"terms": [], "gradients": []}
@@ -86,7 +87,7 @@ def process(rank: int, folder: Path) -> dict[str, Any]:
 def losses_on_and_after_loading(engine: Engine, cfg: Any, rank: int, folder: Path) -> list[float]:
     """Losses of the same two steps: straight on, and in a new engine that loaded the state."""
     engine.save(folder / "state", "here")
-    other = distributed.synchronise_batch_norm(build(seed=7))
+    other = synchronise_batch_norm(build(seed=7))
     twin = Engine(other, build_optimizer(other, cfg.optim), cfg, CPU)
     twin.load(folder / "state", "here")
     losses = []

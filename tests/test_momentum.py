@@ -133,7 +133,7 @@ def test_shuffled_parts_have_batch_statistics_of_their_own(
 
 def test_shuffling_draws_a_new_order_each_time() -> None:
     """Otherwise the same pictures would share their statistics in every step."""
-    target, image = Target(nn.Identity(), groups=2), torch.arange(64.0)[:, None]
+    target, image = Target(nn.BatchNorm1d(1), groups=2), torch.arange(64.0)[:, None]
     seen: list[Tensor] = []
     for _ in range(2):
         (back,) = target.shuffled(lambda part: (seen.append(part) or part,), image)

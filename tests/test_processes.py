@@ -12,7 +12,8 @@ from test_methods import CASES, advance, build, double, views_for
 
 from densessl.data.views import View, Views
 from densessl.methods import METHODS
-from densessl.training.distributed import mean_over_processes, synchronise_batch_norm
+from densessl.training.batch_norm import synchronise_batch_norm
+from densessl.training.distributed import mean_over_processes
 
 # Every method with both backbones, every further argument with one.
 PAIRS = [(case, "test_resnet") for case in CASES] + [(name, "test_convnext") for name in METHODS]

@@ -15,7 +15,7 @@ from densessl.backbones import Backbone, pooled
 from densessl.data.images import Unreadable
 from densessl.data.loader import Pictures
 from densessl.errors import UserError
-from densessl.segmentation.progress import progress
+from densessl.progress import progress
 
 BATCH = 64
 SMALL = 64  # pixels of the long side up to which pictures are taken as they are

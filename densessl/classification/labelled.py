@@ -12,7 +12,7 @@ from densessl.data.images import find_images
 from densessl.data.loader import Pictures
 from densessl.data.shards import Shards
 from densessl.errors import UserError
-from densessl.segmentation.datasets.files import few, incomplete
+from densessl.trees import few, incomplete
 
 LAYOUT = """
 FOLDER/

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import timm
-import torch
-
-import densessl
 from densessl.classification.evaluation import Result
 from densessl.errors import UserError
 from densessl.files import aside
+from densessl.versions import versions
 
 
 def table(results: Mapping[str, Result], data: Mapping[str, str]) -> str:
@@ -59,12 +55,7 @@ def record(name: str, result: Result, data: Mapping[str, str]) -> dict[str, Any]
         "seed": result.seed,
         "seconds": result.seconds,
         "device": result.device,
-        "versions": {
-            "densessl": densessl.__version__,
-            "torch": torch.__version__,
-            "timm": timm.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

@@ -19,7 +19,7 @@ from densessl.config import BackboneConfig, load_config, resolved_yaml
 from densessl.config_file import flat
 from densessl.errors import UserError
 from densessl.files import aside
-from densessl.training.checkpoint import HARMLESS
+from densessl.training.checkpoint import essential_differences
 
 PRETRAIN = "pretrain"
 
@@ -132,7 +132,7 @@ def _changes(file: Path, row: Row) -> str:
     if not file.exists():
         return ""
     before, now = (flat(config.model_dump(mode="json")) for config in (load_config(str(file)), row.config))
-    keys = [key for key in sorted(before.keys() | now.keys()) if key not in HARMLESS]
+    keys = essential_differences(before, now)
     if row.name == RANDOM:
         keys = [key for key in keys if key.startswith(("backbone.", "data.mean", "data.std"))]
-    return "".join(f"\n  {k}: {before.get(k)} there, {now.get(k)} now" for k in keys if before.get(k) != now.get(k))
+    return "".join(f"\n  {k}: {before.get(k)} there, {now.get(k)} now" for k in keys)

@@ -62,9 +62,9 @@ class DeepClusterV2(Method):
         everyone = gather(views.pictures)
         for i in range(2):
             self.memory[i, everyone] = F.normalize(gather(z[i].detach()).to(self.memory.dtype))
-        losses = []
+        losses, rows = [], torch.cat(z)
         for i in range(len(self.prototypes)):
-            scores = criteria.similarity(torch.cat(z), self.get_buffer(f"centroids{i}")) / self.tau
+            scores = criteria.similarity(rows, self.get_buffer(f"centroids{i}")) / self.tau
             clusters = self.clusters[i, views.pictures].repeat(len(crops))
             known = self.clusters[i, everyone] >= 0  # its mean is taken over everyone's, the engine's over processes
             loss = F.cross_entropy(scores, clusters, ignore_index=-1, reduction="sum") / len(clusters)

@@ -56,17 +56,18 @@ class DINO(Method):
     def forward(self, views: Views) -> dict[str, Tensor]:
         prototypes = held(self.prototypes.weight, free=self.progress >= self.freeze)
         z = [self.projector(pooled(self.backbone(view.image))) for view in [*views.large, *views.small]]
-        student = [criteria.similarity(each, prototypes) / self.tau_s for each in z]
-        teacher = [criteria.similarity(self.target(view.image), self.target[2].weight) for view in views.large]
+        student = (criteria.similarity(torch.cat(z), prototypes) / self.tau_s).chunk(len(z))
+        targets = torch.cat([self.target(view.image) for view in views.large])
+        teacher = criteria.similarity(targets, self.target[2].weight)
         share = min(1.0, self.progress / self.warmup) if self.warmup else 1.0
         tau = self.tau_t[0] + (self.tau_t[1] - self.tau_t[0]) * share
         losses = [
             F.cross_entropy(s, ((t - self.center) / tau).softmax(1))
-            for i, t in enumerate(teacher)
+            for i, t in enumerate(teacher.chunk(len(views.large)))
             for j, s in enumerate(student)
             if i != j
         ]
-        self.center.lerp_(gather(torch.cat(teacher).mean(0, keepdim=True)).mean(0), 1 - self.kept)
+        self.center.lerp_(gather(teacher.mean(0, keepdim=True)).mean(0), 1 - self.kept)
         return {"dino": torch.stack(losses).mean()}
 
     def update(self) -> None:

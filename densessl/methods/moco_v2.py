@@ -19,8 +19,8 @@ class MoCoV2(Method):
     """The first view's query finds the second's key, by a slow encoder, among a queue of earlier keys.
 
     ``groups`` is how many parts of the batch have batch statistics of their own when keys are made: the authors' eight
-    GPUs, among which they shuffle pictures. Queries have those of the whole batch. Without batch statistics in the
-    backbone there is nothing to shuffle.
+    GPUs, among which they shuffle pictures. Queries have those of the whole batch. Without batch statistics there is
+    nothing to shuffle.
     """
 
     def __init__(

@@ -58,7 +58,7 @@ class SwAV(Method):
     def forward(self, views: Views) -> dict[str, Tensor]:
         z = [self.projector(pooled(self.backbone(view.image))) for view in [*views.large, *views.small]]
         prototypes = held(self.prototypes.weight, free=self.progress >= self.freeze)
-        scores = [criteria.similarity(each, prototypes) for each in z]
+        scores = criteria.similarity(torch.cat(z), prototypes).chunk(len(z))
         losses = []
         for i in range(len(views.large)):
             codes = self._codes(gather(z[i].detach()), i)

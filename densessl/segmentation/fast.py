@@ -18,7 +18,7 @@ from densessl.segmentation.datasets import SegmentationDataset
 from densessl.segmentation.datasets.files import IGNORE
 from densessl.segmentation.heads import LinearHead
 from densessl.segmentation.metrics import mean_iou
-from densessl.segmentation.progress import progress
+from densessl.progress import progress
 from densessl.segmentation.protocols import Fast
 from densessl.segmentation.samples import TrainingSamples, batch_of, normalisation
 

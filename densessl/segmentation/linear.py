@@ -15,7 +15,7 @@ from densessl.segmentation.datasets import SegmentationDataset
 from densessl.segmentation.datasets.files import IGNORE
 from densessl.segmentation.heads import LinearHead
 from densessl.segmentation.inference import dense_logits
-from densessl.segmentation.progress import progress
+from densessl.progress import progress
 from densessl.segmentation.protocols import Linear
 from densessl.segmentation.samples import TrainingSamples, batch_of, normalisation
 

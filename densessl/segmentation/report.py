@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from PIL import Image
 
-import densessl
 from densessl.errors import UserError
 from densessl.files import aside
 from densessl.segmentation.boundary import WIDTH
@@ -25,6 +22,7 @@ from densessl.segmentation.pictures import sheet
 from densessl.segmentation.protocols import deviations, digest, label
 from densessl.segmentation.result import Outcome, Result, Row
 from densessl.segmentation.table import csv_table, table
+from densessl.versions import versions
 
 
 def write(folder: Path, outcome: Outcome, val: SegmentationDataset) -> None:
@@ -66,12 +64,7 @@ def record(outcome: Outcome) -> dict[str, Any]:
         "seeds": [_seed(result) for result in outcome.results],
         "device": first.device,
         "processes": first.processes,
-        "versions": {
-            "densessl": densessl.__version__,
-            "torch": torch.__version__,
-            "timm": timm.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from densessl.backbones import Backbone
 from densessl.segmentation.datasets import SegmentationDataset
 from densessl.segmentation.datasets.files import IGNORE
-from densessl.segmentation.progress import progress
+from densessl.progress import progress
 from densessl.segmentation.protocols import Clusters, Retrieval
 from densessl.segmentation.samples import TrainingSamples, batch_of, normalisation
 

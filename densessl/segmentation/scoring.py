@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
+from densessl.progress import progress
 from densessl.segmentation.boundary import boundary_areas
 from densessl.segmentation.metrics import areas, confusion_matrix
-from densessl.segmentation.progress import progress
 from densessl.segmentation.samples import InferenceSamples
 
 SHOWN = 4  # pictures whose prediction is kept

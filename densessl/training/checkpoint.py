@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -64,10 +64,14 @@ def check_same(run: Path, cfg: Config) -> None:
     """Raises UserError where ``cfg`` differs in something essential from the configuration that ``run`` began with."""
     before = flat(yaml.safe_load((run / "config.yaml").read_text()))
     now = flat(yaml.safe_load(resolved_yaml(cfg)))
-    keys = [k for k in before.keys() | now.keys() if k not in HARMLESS and before.get(k) != now.get(k)]
-    if keys:
-        differences = "".join(f"\n  {k}: {before.get(k)} in the run, {now.get(k)} now" for k in sorted(keys))
+    if keys := essential_differences(before, now):
+        differences = "".join(f"\n  {k}: {before.get(k)} in the run, {now.get(k)} now" for k in keys)
         raise UserError(f"--resume: run={run} began with another configuration:{differences}")
+
+
+def essential_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """The keys, sorted, that make one flat configuration another run than the other."""
+    return sorted(k for k in before.keys() | now.keys() if k not in HARMLESS and before.get(k) != now.get(k))
 
 
 # --- states -----------------------------------------------------------------------------------------------------------

@@ -118,7 +118,7 @@ def barrier() -> None:
         dist.barrier()
 
 
-def _device() -> torch.device:
+def message_device() -> torch.device:
     """Where small messages must lie: NCCL carries only what is on a GPU."""
     on_gpu = world_size() > 1 and dist.get_backend() == "nccl"
     return torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
@@ -138,7 +138,7 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         gradient = gradient.contiguous().clone()
         dist.all_reduce(gradient)
-        return gradient.chunk(world_size())[rank()]
+        return own(gradient)
 
 
 def gather(x: Tensor) -> Tensor:
@@ -167,68 +167,12 @@ def from_first(x: Tensor) -> Tensor:
     return x
 
 
-class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch normalisation over the batch of all processes, for CPUs, where torch's own refuses to run.
-
-    Processes hold equally many values of a channel. Statistics are kept in fp32. Same keys as nn.BatchNorm.
-    """
-
-    def _check_input_dim(self, x: Tensor) -> None:
-        assert x.ndim >= 2
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or world_size() == 1:
-            return super().forward(x)
-        y = x if x.dtype == torch.float64 else x.float()
-        local_var, local_mean = torch.var_mean(y, dim=[0, *range(2, x.ndim)], correction=0)
-        means, variances = gather(torch.stack([local_mean, local_var])[None]).unbind(dim=1)
-        mean, var = means.mean(0), variances.mean(0) + means.var(0, correction=0)
-        self._track(mean.detach(), var.detach(), n=world_size() * x.numel() // x.shape[1])
-        scale = (var + self.eps).rsqrt()
-        if self.affine:
-            scale = scale * self.weight
-        shape = (1, -1, *[1] * (x.ndim - 2))
-        y = (y - mean.view(shape)) * scale.view(shape)
-        return (y + self.bias.view(shape) if self.affine else y).to(x.dtype)
-
-    @torch.no_grad()
-    def _track(self, mean: Tensor, var: Tensor, n: int) -> None:
-        if not self.track_running_stats:
-            return
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        self.num_batches_tracked.add_(1)
-        share = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean, share)
-        self.running_var.lerp_(var * n / (n - 1), share)
-
-
-def synchronise_batch_norm(module: nn.Module) -> nn.Module:
-    """``module`` with every BatchNorm over the batch of all processes, in place; nothing to do with one process.
-
-    Parts whose ``own_statistics`` is true keep to the pictures of their process.
-    """
-    if world_size() == 1:
-        return module
-    for name, child in module.named_children():
-        if isinstance(child, nn.modules.batchnorm._BatchNorm):
-            assert type(child) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), f"{name}: {type(child)} does more"
-            if dist.get_backend() == "nccl":
-                setattr(module, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
-            else:
-                child.__class__ = SyncBatchNorm
-        elif not getattr(child, "own_statistics", False):
-            synchronise_batch_norm(child)
-    return module
-
-
 # --- small messages ---------------------------------------------------------------------------------------------------
 
 
 def mean_over_processes(values: dict[str, Any]) -> dict[str, float]:
     """Scalars, averaged over processes in one collective. The keys are the same in every process."""
-    packed = torch.stack([torch.as_tensor(v).detach().to(_device(), torch.float32) for v in values.values()])
+    packed = torch.stack([torch.as_tensor(v).detach().to(message_device(), torch.float32) for v in values.values()])
     if world_size() > 1:
         dist.all_reduce(packed)
     return dict(zip(values, (packed / world_size()).tolist(), strict=True))
@@ -236,7 +180,7 @@ def mean_over_processes(values: dict[str, Any]) -> dict[str, float]:
 
 def any_process(*flags: bool | Tensor) -> tuple[bool, ...]:
     """Each flag is true if it is true in any process; all of them in one collective."""
-    packed = torch.stack([torch.as_tensor(flag).to(_device(), torch.int32) for flag in flags])
+    packed = torch.stack([torch.as_tensor(flag).to(message_device(), torch.int32) for flag in flags])
     if world_size() > 1:
         dist.all_reduce(packed, op=dist.ReduceOp.MAX)
     return tuple(bool(flag) for flag in packed.tolist())
@@ -247,7 +191,7 @@ def broadcast_object(value: T) -> T:
     if world_size() == 1:
         return value
     message = [value]
-    dist.broadcast_object_list(message, device=_device())
+    dist.broadcast_object_list(message, device=message_device())
     return message[0]
 
 

@@ -23,6 +23,7 @@ from densessl.data.loader import Loader, open_images
 from densessl.data.views import to_device
 from densessl.methods import METHODS
 from densessl.training import checkpoint, distributed
+from densessl.training.batch_norm import synchronise_batch_norm
 from densessl.training.engine import Engine, connect
 from densessl.training.log import Log, Pace
 from densessl.training.optim import build_optimizer, lr_at, peak_lr, set_lr
@@ -76,7 +77,7 @@ def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> P
     started_from = init_backbone(backbone, cfg.backbone.init) if cfg.backbone.init and not resume else "random weights"
     method = METHODS[cfg.method.name](backbone, **cfg.method.arguments)
     method.begin(pictures=pictures, batch=cfg.batch)
-    distributed.synchronise_batch_norm(method)
+    synchronise_batch_norm(method)
     parameters = sum(p.numel() for p in method.parameters() if p.requires_grad)
     engine = Engine(method, build_optimizer(method, cfg.optim), cfg, device)
 

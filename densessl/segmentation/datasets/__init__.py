@@ -13,10 +13,10 @@ from densessl.segmentation.datasets.ade20k import ADE20K
 from densessl.segmentation.datasets.camvid import CamVid
 from densessl.segmentation.datasets.cityscapes import Cityscapes
 from densessl.segmentation.datasets.coco import COCO
-from densessl.segmentation.datasets.files import incomplete
 from densessl.segmentation.datasets.folder import Folder
 from densessl.segmentation.datasets.scenes import SceneMasks
 from densessl.segmentation.datasets.voc import VOC2012
+from densessl.trees import incomplete
 
 
 class SegmentationDataset(typing.Protocol):

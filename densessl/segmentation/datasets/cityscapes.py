@@ -6,8 +6,8 @@ from pathlib import Path
 
 from densessl.errors import UserError
 from densessl.segmentation.datasets.class_table import read_table
-from densessl.segmentation.datasets.files import incomplete
 from densessl.segmentation.datasets.pairs import Pairs, lookup_of, pair_up
+from densessl.trees import incomplete
 
 # The table has no row for the license plate (id -1): it is never drawn, and -1 as an index would be entry 255.
 TABLE = read_table("cityscapes")

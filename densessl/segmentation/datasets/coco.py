@@ -10,8 +10,9 @@ import numpy as np
 from densessl.errors import UserError
 from densessl.segmentation.datasets.class_table import ClassTable, read_table
 from densessl.segmentation.datasets.coco_annotations import draw, instances, panoptic, read_annotations
-from densessl.segmentation.datasets.files import IGNORE, incomplete, read_codes, translate_codes
+from densessl.segmentation.datasets.files import IGNORE, read_codes, translate_codes
 from densessl.segmentation.datasets.pairs import Pairs, lookup_of, require
+from densessl.trees import incomplete
 
 THINGS = 80  # the first of the panoptic classes
 COUNTS = {"train": 118_287, "val": 5000}

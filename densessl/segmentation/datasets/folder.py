@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from densessl.errors import UserError
-from densessl.segmentation.datasets.files import IGNORE, incomplete, palette
+from densessl.segmentation.datasets.files import IGNORE, palette
 from densessl.segmentation.datasets.pairs import Pairs, lookup_of, pair_up
+from densessl.trees import incomplete
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 # A class of this name (in any case) is no class: its label is ignored, and the classes after it move up by one.

@@ -14,12 +14,11 @@ from densessl.errors import UserError
 from densessl.segmentation.datasets.files import (
     IGNORE,
     Color,
-    few,
-    incomplete,
     open_picture,
     read_mask,
     read_picture,
 )
+from densessl.trees import few, incomplete
 
 log = logging.getLogger("densessl")
 

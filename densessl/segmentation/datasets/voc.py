@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from densessl.errors import UserError
-from densessl.segmentation.datasets.files import few, incomplete, palette, read_mask
+from densessl.segmentation.datasets.files import palette, read_mask
 from densessl.segmentation.datasets.pairs import Pairs, lookup_of, require
+from densessl.trees import few, incomplete
 
 CLASSES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus"),
