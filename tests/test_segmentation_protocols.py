@@ -19,6 +19,10 @@ FROZEN = {
     "linear_fast": "6681fc46",
     "hummingbird": "845feb98",
     "overclustering": "4e273986",
+    "linear_finetuned": "1fc0a8af",
+    "fpn": "0504ad7e",
+    "upernet": "ca22e05d",
+    "deeplabv3plus": "c1d0954c",
 }
 OTHER = {
     "features": "last",
@@ -39,6 +43,7 @@ OTHER = {
     "fraction": 0.5,
     "window": 77,
     "stride": 55,
+    "decoder": "fpn",
 }
 
 
@@ -84,6 +89,11 @@ def test_settings_are_parsed():
         (["ratio=[2, 1]"], "smaller factor first"),
         (["inference=slide"], "needs a window and a stride"),
         (["inference=slide", "window=8", "stride=9"], "pixels are left out"),
+        (["decoder=fpn", "features=last"], "decoder=fpn reads all maps as it likes: features=stages norm=true"),
+        (["decoder=fpn", "output_stride=8"], "decoder=fpn needs output_stride=32"),
+        (["decoder=deeplabv3plus"], "decoder=deeplabv3plus needs output_stride=8 or 16"),
+        (["decoder=upernet", "batch=1"], "batch=2 or more"),
+        (["decoder=unet"], "decoder: .*'upernet'"),
     ],
 )
 def test_wrong_settings_are_refused(changes, message):

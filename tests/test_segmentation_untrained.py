@@ -1,5 +1,7 @@
 """Retrieval and over-clustering against loops over places."""
 
+import itertools
+
 import pytest
 import torch
 from test_segmentation_linear import Blocks, Colors
@@ -65,3 +67,21 @@ def test_purity_is_the_share_of_places_that_have_their_names() -> None:
 def test_more_clusters_than_places_are_refused() -> None:
     with pytest.raises(UserError, match="places can't form clusters=5000: set fewer"):
         clusters.fit(Colors(), Blocks("train"), find_protocol("overclustering", [*SMALL, "clusters=5000"]), 0, CPU, 0)
+
+
+def test_hungarian_matching_gives_each_class_one_cluster() -> None:
+    """Against every pairing there is."""
+    changes = [*SMALL, "clusters=3", "matching=hungarian"]
+    head, fitted = clusters.fit(Colors(), Blocks("train"), find_protocol("overclustering", changes), 0, CPU, 0)
+    places, shares = retrieval.collect(Colors(), Blocks("train"), find_protocol("overclustering", changes), 0, CPU, 0)
+    members = (places @ head.centroids.T).argmax(1)
+    covered = torch.stack([shares[members == cluster].sum(0) for cluster in range(3)])
+    best = max(itertools.permutations(range(3)), key=lambda names: sum(covered[c, n] for c, n in enumerate(names)))
+    assert tuple(head.names.argmax(1).tolist()) == best
+    assert fitted["purity"] == pytest.approx(sum(float(covered[c, n]) for c, n in enumerate(best)) / len(places))
+
+
+def test_hungarian_matching_needs_as_many_clusters_as_classes() -> None:
+    protocol = find_protocol("overclustering", [*SMALL, "matching=hungarian", "clusters=5"])
+    with pytest.raises(UserError, match="blocks has 3 classes: matching=hungarian needs clusters=3, not 5"):
+        clusters.fit(Colors(), Blocks("train"), protocol, 0, CPU, 0)

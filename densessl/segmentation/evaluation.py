@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import time
+from itertools import chain
 from typing import Any
 
 import torch
@@ -39,6 +41,8 @@ def evaluate(
 ) -> Result:
     """Makes the protocol's head from ``train`` and scores it on ``val``; the backbone is left as it was, on ``device``.
 
+    Where the protocol fine-tunes, a copy of the backbone is trained and scored.
+
     ``backbone`` must have the protocol's output stride (``find_backbone(..., output_stride=protocol.output_stride)``)
     and should carry the mean and std of its pictures in ``metadata``; ImageNet's are taken otherwise. ``seed`` decides
     the head's first weights, the order of the pictures, crops and dropout. The result doesn't depend on ``workers``,
@@ -68,13 +72,15 @@ def evaluate(
             started = time.perf_counter()
             if cuda:
                 torch.cuda.reset_peak_memory_stats(place)
-            head, fitted = FITS[type(protocol)](backbone, train, protocol, seed, place, workers)
-            for value in head.eval().state_dict().values():
+            network = copy.deepcopy(backbone) if getattr(protocol, "backbone_lr", 0) else backbone
+            head, fitted = FITS[type(protocol)](network, train, protocol, seed, place, workers)
+            made = [head] if network is backbone else [head, network]
+            for value in chain(*(module.eval().state_dict().values() for module in made)):
                 processes.from_first(value)  # GPUs add in any order, so heads may differ in the last digits
             trained = time.perf_counter()
             samples = InferenceSamples(val, protocol, *normalisation(backbone))
             counts, shown = score(
-                lambda image, size: predict(backbone, head, image, protocol, size),
+                lambda image, size: predict(network, head, image, protocol, size),
                 samples,
                 device=place,
                 workers=workers,

@@ -14,15 +14,17 @@ from torch.utils.data import DataLoader
 
 from densessl.backbones import Backbone
 from densessl.errors import UserError
+from densessl.progress import progress
 from densessl.segmentation.datasets import SegmentationDataset
 from densessl.segmentation.datasets.files import IGNORE
 from densessl.segmentation.heads import LinearHead
+from densessl.segmentation.inference import padded_maps
 from densessl.segmentation.metrics import mean_iou
-from densessl.progress import progress
 from densessl.segmentation.protocols import Fast
 from densessl.segmentation.samples import TrainingSamples, batch_of, normalisation
 
 IN_MEMORY = 2 * 2**30  # bytes of cached features; more of them lie in a temporary file
+ROWS = 2**16  # of features that are held twice, or in float64
 
 
 class Places(NamedTuple):
@@ -40,17 +42,18 @@ def fit(
     channels = list(backbone.channels) if protocol.features == "stages" else [backbone.channels[-1]]
     with tempfile.TemporaryDirectory(prefix="densessl-features-") as folder:
         places = sample(backbone, data, protocol, sum(channels), seed, device, workers, folder)
-        order = np.random.default_rng(seed).permutation(len(data))
-        held = torch.zeros(len(data), dtype=torch.bool)
-        held[order[: max(1, round(protocol.held_out * len(data)))]] = True
-        held_out = held[places.pictures]
-        if held_out.all() or not held_out.any():
+        seen = places.pictures.unique()
+        order = torch.from_numpy(np.random.default_rng(seed).permutation(len(seen)))
+        held_out = torch.isin(places.pictures, seen[order[: max(1, round(protocol.held_out * len(seen)))]])
+        if held_out.all():
             raise UserError(
-                f"{data.title}: held_out={protocol.held_out} of {len(data)} pictures leaves nothing to choose by"
+                f"{data.title}: held_out={protocol.held_out} of {len(seen)} pictures leaves none to train on"
             )
         mean, variance = moments(places.features)
+        if not variance.isfinite().all():
+            raise UserError(f"protocol {protocol.name}: features are cached as float16, and some are beyond its range")
         layers = _Layers(sum(channels), len(data.classes), protocol, mean, variance, device)
-        layers.train(places, (~held_out).nonzero()[:, 0], seed)
+        layers.train(places, (~held_out).nonzero()[:, 0])
         scores = layers.scores(places, held_out.nonzero()[:, 0])
     best = int(np.argmax(scores))
     head = LinearHead(backbone.channels, len(data.classes), features=protocol.features).to(device)
@@ -80,24 +83,28 @@ def sample(
         features = torch.empty(total, width, dtype=torch.float16)
     else:
         features = torch.from_numpy(np.memmap(f"{folder}/features", np.float16, "w+", shape=(total, width)))
-    classes, pictures = torch.full((total,), -1), torch.zeros(total, dtype=torch.long)
+    classes, pictures = torch.zeros(2, total, dtype=torch.long)
     to, done = torch.randperm(total, generator=random), 0  # training then reads rows in a row
     samples = TrainingSamples(data, protocol, seed, *normalisation(backbone))
     loader = DataLoader(samples, protocol.batch, num_workers=workers, collate_fn=batch_of)
     for number, (images, masks) in enumerate(progress(loader, "features")):
         chosen = [_choose(mask, protocol.places, random) for mask in masks]
-        maps = _maps(backbone, images.to(device), protocol)
+        maps, size = padded_maps(backbone, images.to(device), final_norm=protocol.final_norm)
+        maps = maps if protocol.features == "stages" else maps[-1:]
         for i, where in enumerate(chosen):
             rows = to[done : done + len(where)]
             done += len(where)
-            found = at([m[i] for m in maps], where.to(device), masks.shape[1:])
+            found = at([m[i] for m in maps], where.to(device), masks.shape[2], size)
             features[rows] = found.to("cpu", torch.float16)
             classes[rows] = masks[i].flatten()[where]
             pictures[rows] = samples.index(number * protocol.batch + i)[1]
-    filled = (classes >= 0).nonzero()[:, 0]
-    if len(filled) < total:  # crops with few labelled pixels
-        return Places(features[filled], classes[filled], pictures[filled])
-    return Places(features, classes, pictures)
+    # Crops with few labelled pixels leave rows empty: the last rows move there, a part at a time.
+    holes, last = to[done:], to[:done]
+    holes, last = holes[holes < done], last[last >= done]
+    for into, out_of in zip(holes.split(ROWS), last.split(ROWS), strict=True):
+        for column in (features, classes, pictures):
+            column[into] = column[out_of]
+    return Places(features[:done], classes[:done], pictures[:done])
 
 
 def _choose(mask: Tensor, count: int, random: torch.Generator) -> Tensor:
@@ -106,22 +113,16 @@ def _choose(mask: Tensor, count: int, random: torch.Generator) -> Tensor:
     return labelled[torch.randperm(len(labelled), generator=random)[:count]]
 
 
-@torch.no_grad()
-def _maps(backbone: Backbone, images: Tensor, protocol: Fast) -> list[Tensor]:
-    maps = backbone.stages(images)
-    return maps if protocol.features == "stages" else maps[-1:]
-
-
-def at(maps: list[Tensor], where: Tensor, shape: tuple[int, int] | torch.Size) -> Tensor:
-    """(places, C): maps (c, h, w) of a picture of ``shape``, bilinear, at its pixels ``where`` (flat indices)."""
-    height, width = shape
-    y, x = where // width, where % width
+def at(maps: list[Tensor], where: Tensor, row: int, size: tuple[int, int]) -> Tensor:
+    """(places, C): maps (c, h, w) that span ``size``, bilinear, at pixels ``where``, counted in rows of ``row``."""
+    height, width = size
+    y, x = where // row, where % row
     grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)[None, None]
     found = [grid_sample(m[None], grid, padding_mode="border", align_corners=False)[0, :, 0] for m in maps]
     return torch.cat(found).T
 
 
-def moments(features: Tensor, chunk: int = 65536) -> tuple[Tensor, Tensor]:
+def moments(features: Tensor, chunk: int = ROWS) -> tuple[Tensor, Tensor]:
     """Mean and variance of each channel (C,), in float64 over parts of the rows (N, C)."""
     total, squares = torch.zeros(2, features.shape[1], dtype=torch.float64)
     for part in features.split(chunk):
@@ -148,7 +149,7 @@ class _Layers:
         x = (features.to(self.device).float() - self.mean) * self.scale
         return (x @ torch.cat(self.weights, 1) + torch.cat(self.biases)).unflatten(1, (-1, self.classes))
 
-    def train(self, places: Places, rows: Tensor, seed: int) -> None:
+    def train(self, places: Places, rows: Tensor) -> None:
         optimizer = torch.optim.AdamW(
             [
                 {"params": pair, "lr": lr}

@@ -18,8 +18,7 @@ class LinearHead(nn.Module):
     last map. forward: maps, fine to coarse, each (B, C, H, W) -> logits (B, classes, H, W) at the finest size read.
 
     Every step is linear in each channel and bilinear weights add up to 1, so each map is normalised and classified at
-    its own size and only the logits grow: the same numbers for a fraction of the work. No gradient reaches the maps'
-    statistics, because the maps are frozen.
+    its own size and only the logits grow: the same numbers for a fraction of the work.
     """
 
     def __init__(
@@ -56,13 +55,12 @@ class LinearHead(nn.Module):
         )
         total = self.bias.view(1, -1, 1, 1)
         for m, mu, var, gamma, beta, weight in own:
-            part = conv2d(self.dropout(batch_norm(m, mu, var, gamma, beta, eps=self.norm.eps)), weight)
+            part = conv2d(self.dropout(_normalised(m, mu, var, gamma, beta, self.norm.eps)), weight)
             if part.shape[-2:] != (height, width):
                 part = interpolate(part, (height, width), mode="bilinear", align_corners=False)
             total = total + part
         return total
 
-    @torch.no_grad()
     def _statistics(self, maps: list[Tensor], height: int, width: int) -> tuple[Tensor, Tensor]:
         """Mean and variance per channel: the batch's in training, which the running ones follow, else those."""
         norm = self.norm
@@ -72,9 +70,16 @@ class LinearHead(nn.Module):
             return norm.running_mean, norm.running_var
         mean, variance = (torch.cat(s) for s in zip(*(resized_moments(m, height, width) for m in maps), strict=True))
         count = len(maps[0]) * height * width
-        norm.running_mean.lerp_(mean, MOMENTUM)
-        norm.running_var.lerp_(variance * count / max(count - 1, 1), MOMENTUM)
+        norm.running_mean.lerp_(mean.detach(), MOMENTUM)
+        norm.running_var.lerp_(variance.detach() * count / max(count - 1, 1), MOMENTUM)
         return mean, variance
+
+
+def _normalised(m: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    if not mean.requires_grad:  # the backbone is frozen
+        return batch_norm(m, mean, variance, weight, bias, eps=eps)
+    mean, scale, bias = (t.view(-1, 1, 1) for t in (mean, weight * (variance + eps).rsqrt(), bias))
+    return (m - mean) * scale + bias
 
 
 def resized_moments(m: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -83,14 +88,14 @@ def resized_moments(m: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]
     Resizing is U m Vᵀ, so the sum is uᵀ m v with the column sums u, v, and the sum of squares of the centred map c is
     the inner product of c and (UᵀU) c (VᵀV): no large map is made.
     """
-    rows, columns = (_resizing(a, b, m.device) for a, b in ((m.shape[-2], height), (m.shape[-1], width)))
+    rows, columns = (_resizing(a, b, like=m) for a, b in ((m.shape[-2], height), (m.shape[-1], width)))
     mean = torch.einsum("bchw,h,w->c", m, rows.mean(0), columns.mean(0)) / len(m)
     centred = m - mean.view(1, -1, 1, 1)
     spread = (rows.T @ rows / height) @ centred @ (columns.T @ columns / width)
     return mean, (centred * spread).sum((0, 2, 3)) / len(m)
 
 
-def _resizing(size: int, target: int, device: torch.device) -> Tensor:
+def _resizing(size: int, target: int, like: Tensor) -> Tensor:
     """(target, size): the matrix of bilinear resizing along one side."""
-    one = torch.eye(size, device=device)[None]
+    one = torch.eye(size, device=like.device, dtype=like.dtype)[None]
     return interpolate(one, target, mode="linear", align_corners=False)[0].T

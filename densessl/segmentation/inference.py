@@ -16,18 +16,24 @@ WINDOWS_AT_ONCE = 8  # bounds memory, whatever the picture's size
 
 
 def dense_logits(backbone: Backbone, head: nn.Module, image: Tensor, *, final_norm: bool = False) -> Tensor:
-    """(B, classes, H, W) at the size of the normalised pictures (B, 3, H, W).
-
-    Pictures are padded with the mean, right and below, to a multiple of the coarsest stride, and the logits cut back:
-    else the cells of the coarse maps, fewer after rounding down, would be stretched over the picture.
-    """
+    """(B, classes, H, W) at the size of the normalised pictures (B, 3, H, W)."""
     height, width = image.shape[-2:]
+    maps, size = padded_maps(backbone, image, final_norm=final_norm)
+    return interpolate(head(maps), size, mode="bilinear", align_corners=False)[..., :height, :width]
+
+
+def padded_maps(backbone: Backbone, image: Tensor, *, final_norm: bool) -> tuple[list[Tensor], tuple[int, int]]:
+    """Stage maps of pictures (B, 3, H, W) and the (height, width) that the maps span.
+
+    Pictures are padded with the mean, right and below, to a multiple of the coarsest stride: else the cells of the
+    coarse maps, fewer after rounding down, would be stretched over the picture. Only in training mode has the backbone
+    gradients.
+    """
     step = max(backbone.strides)
-    padded = pad(image, (0, -width % step, 0, -height % step))
-    with torch.no_grad():
+    padded = pad(image, (0, -image.shape[-1] % step, 0, -image.shape[-2] % step))
+    with torch.set_grad_enabled(backbone.training and torch.is_grad_enabled()):
         maps = backbone(padded) if final_norm else backbone.stages(padded)
-    logits = interpolate(head(maps), padded.shape[-2:], mode="bilinear", align_corners=False)
-    return logits[..., :height, :width]
+    return maps, (padded.shape[-2], padded.shape[-1])
 
 
 @torch.inference_mode()

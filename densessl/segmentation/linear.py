@@ -1,21 +1,22 @@
-"""A linear head trained on crops by gradient descent, the backbone frozen."""
+"""A head trained on crops by gradient descent, on a frozen backbone or together with it."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 from torch.utils.data import DataLoader
 
 from densessl.backbones import Backbone
 from densessl.errors import UserError
+from densessl.progress import progress
 from densessl.segmentation.datasets import SegmentationDataset
 from densessl.segmentation.datasets.files import IGNORE
+from densessl.segmentation.decoders import DecoderHead
 from densessl.segmentation.heads import LinearHead
 from densessl.segmentation.inference import dense_logits
-from densessl.progress import progress
 from densessl.segmentation.protocols import Linear
 from densessl.segmentation.samples import TrainingSamples, batch_of, normalisation
 
@@ -42,20 +43,21 @@ def head_loss(logits: Tensor, mask: Tensor) -> Tensor:
 
 def fit(
     backbone: Backbone, data: SegmentationDataset, protocol: Linear, seed: int, device: torch.device, workers: int
-) -> tuple[LinearHead, dict[str, float]]:
-    """The trained head, on ``device``, and its loss: the mean over the last tenth of the iterations."""
-    head = LinearHead(
-        backbone.channels,
-        len(data.classes),
-        features=protocol.features,
-        norm=protocol.norm,
-        dropout=protocol.dropout,
-    ).to(device)
+) -> tuple[nn.Module, dict[str, float]]:
+    """The trained head, on ``device``, and its loss: the mean over the last tenth of the iterations.
+
+    With a ``backbone_lr``, ``backbone`` itself is trained as well, and left in eval mode.
+    """
+    head = _head(backbone, len(data.classes), protocol).to(device)
+    groups = [{"params": list(head.parameters()), "share": 1.0}]
+    if protocol.backbone_lr:
+        backbone.train()
+        groups.append({"params": list(backbone.parameters()), "share": protocol.backbone_lr / protocol.lr})
     optimizer: torch.optim.Optimizer
     if protocol.optimizer == "adamw":
-        optimizer = torch.optim.AdamW(head.parameters(), protocol.lr, weight_decay=protocol.weight_decay)
+        optimizer = torch.optim.AdamW(groups, protocol.lr, weight_decay=protocol.weight_decay)
     else:
-        optimizer = torch.optim.SGD(head.parameters(), protocol.lr, 0.9, weight_decay=protocol.weight_decay)
+        optimizer = torch.optim.SGD(groups, protocol.lr, 0.9, weight_decay=protocol.weight_decay)
     samples = TrainingSamples(data, protocol, seed, *normalisation(backbone))
     loader = DataLoader(
         samples, protocol.batch, num_workers=workers, collate_fn=batch_of, pin_memory=device.type == "cuda"
@@ -63,14 +65,23 @@ def fit(
     losses = torch.zeros(protocol.iterations, device=device)
     for i, (image, mask) in enumerate(progress(loader, "train head", lambda n: f"loss {losses[n - 1]:.3f}")):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(protocol, i)
+            group["lr"] = learning_rate(protocol, i) * group["share"]
         image, mask = image.to(device, non_blocking=True), mask.to(device, non_blocking=True)
         loss = head_loss(dense_logits(backbone, head, image, final_norm=protocol.final_norm), mask)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses[i] = loss.detach()
+    backbone.eval()
     last = float(losses[-max(1, protocol.iterations // 10) :].mean())
     if not math.isfinite(last):
         raise UserError(f"the head's loss became {last}: lr={protocol.lr} is too high, or the features aren't finite")
     return head, {"loss": last}
+
+
+def _head(backbone: Backbone, classes: int, protocol: Linear) -> nn.Module:
+    if protocol.decoder != "linear":
+        return DecoderHead(protocol.decoder, backbone.channels, backbone.strides, classes, dropout=protocol.dropout)
+    return LinearHead(
+        backbone.channels, classes, features=protocol.features, norm=protocol.norm, dropout=protocol.dropout
+    )

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d, normalize, one_hot
+from torch.nn.functional import adaptive_avg_pool2d, normalize, one_hot, pad
 from torch.utils.data import DataLoader
 
 from densessl.backbones import Backbone
+from densessl.progress import progress
 from densessl.segmentation.datasets import SegmentationDataset
 from densessl.segmentation.datasets.files import IGNORE
-from densessl.progress import progress
+from densessl.segmentation.inference import padded_maps
 from densessl.segmentation.protocols import Clusters, Retrieval
 from densessl.segmentation.samples import TrainingSamples, batch_of, normalisation
 
@@ -73,9 +74,10 @@ def collect(
     each = -(-protocol.places // protocol.crops)
     keys, values = [], []
     for images, masks in progress(loader, "features"):
-        images = images.to(device)
-        last = (backbone(images) if protocol.final_norm else backbone.stages(images))[-1]
-        shares = class_shares(masks, len(data.classes), last.shape[2:])
+        maps, size = padded_maps(backbone, images.to(device), final_norm=protocol.final_norm)
+        last = maps[-1]
+        whole = pad(masks, (0, size[1] - masks.shape[2], 0, size[0] - masks.shape[1]), value=IGNORE)
+        shares = class_shares(whole, len(data.classes), last.shape[2:])
         for cells, share in zip(last.flatten(2).mT, shares.flatten(2).mT, strict=True):
             labelled = (share.sum(1) > 0).nonzero()[:, 0]
             chosen = labelled[torch.randperm(len(labelled), generator=random)[:each]]

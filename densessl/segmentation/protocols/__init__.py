@@ -22,6 +22,7 @@ from densessl.segmentation.protocols.base import Fast as Fast
 from densessl.segmentation.protocols.base import Linear as Linear
 from densessl.segmentation.protocols.base import Protocol as Protocol
 from densessl.segmentation.protocols.base import Retrieval as Retrieval
+from densessl.segmentation.protocols.decoders import DEEPLABV3PLUS, FPN, LINEAR_FINETUNED, UPERNET
 from densessl.segmentation.protocols.leopart import LEOPART
 from densessl.segmentation.protocols.small import LINEAR_FAST, LINEAR_SMALL
 from densessl.segmentation.protocols.transformers import DINOV2, DINOV3, IBOT
@@ -41,6 +42,10 @@ PROTOCOLS: dict[str, Protocol] = {
         LINEAR_FAST,
         HUMMINGBIRD,
         OVERCLUSTERING,
+        LINEAR_FINETUNED,
+        FPN,
+        UPERNET,
+        DEEPLABV3PLUS,
     )
 }
 

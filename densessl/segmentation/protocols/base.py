@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from typing import Annotated, Any, Literal
 
@@ -15,7 +16,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Protocol:
+class Protocol(abc.ABC):
     """What all kinds share: which maps are read, and how pictures become crops and predictions.
 
     Sizes are in pixels; ``source`` says where the settings come from. Raises pydantic's ValidationError. A setting with
@@ -55,9 +56,9 @@ class Protocol:
             )
 
     @property
+    @abc.abstractmethod
     def samples(self) -> int:
         """Crops of training pictures that are asked for."""
-        raise NotImplementedError
 
     def settings(self) -> dict[str, Any]:
         """All that decides the score: everything but names, source and what other data sets would have."""
@@ -71,10 +72,12 @@ class Protocol:
 
 @dataclass(frozen=True, kw_only=True)
 class Linear(Protocol):
-    """A head is trained on crops by gradient descent, the backbone frozen."""
+    """A head is trained on crops by gradient descent: linear on a frozen backbone, unless the first two say more."""
 
+    decoder: Literal["linear", "fpn", "upernet", "deeplabv3plus"] = "linear"
+    backbone_lr: NotNegative = 0.0  # on the schedule of lr; 0: the backbone is frozen, else a copy is fine-tuned
     dropout: Share  # of whole channels, before the 1x1 convolution
-    norm: bool = True  # BatchNorm before it
+    norm: bool = True  # BatchNorm before it, of a linear head
     optimizer: Literal["adamw", "sgd"]  # betas 0.9, 0.999, or momentum 0.9
     lr: Positive
     weight_decay: NotNegative
@@ -88,6 +91,15 @@ class Linear(Protocol):
         super().__post_init__()
         if self.warmup >= self.iterations:
             raise ValueError(f"warmup={self.warmup} must be below iterations={self.iterations}: set both")
+        if self.decoder == "linear":
+            return
+        if self.features != "stages" or not self.norm:
+            raise ValueError(f"decoder={self.decoder} reads all maps as it likes: features=stages norm=true")
+        dilated = self.decoder == "deeplabv3plus"
+        if dilated == (self.output_stride == 32):
+            raise ValueError(f"decoder={self.decoder} needs output_stride={'8 or 16' if dilated else 32}")
+        if self.decoder != "fpn" and self.batch < 2:
+            raise ValueError(f"decoder={self.decoder} normalises pooled pixels over the batch: batch=2 or more")
 
     @property
     def samples(self) -> int:
@@ -95,10 +107,20 @@ class Linear(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fast(Protocol):
+class Sampled(Protocol):
+    """The backbone sees ``crops`` of the training pictures, each once."""
+
+    crops: Size
+
+    @property
+    def samples(self) -> int:
+        return self.crops
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fast(Sampled):
     """Features at sampled places are computed once; a linear layer is trained on them at many learning rates."""
 
-    crops: Size  # of training pictures
     places: Size  # of each crop
     lrs: tuple[Positive, ...]  # AdamW's, side by side, falling linearly to 0; the best on held-out pictures is taken
     weight_decay: NotNegative
@@ -106,34 +128,22 @@ class Fast(Protocol):
     rows: Size  # places an iteration
     held_out: Annotated[float, Field(gt=0, lt=1)]  # share of the training pictures that chooses
 
-    @property
-    def samples(self) -> int:
-        return self.crops
-
 
 @dataclass(frozen=True, kw_only=True)
-class Retrieval(Protocol):
+class Retrieval(Sampled):
     """Each place takes the classes of the most similar places of the training pictures."""
 
-    crops: Size  # of training pictures
     places: Size  # remembered, of all crops together
     k: Size  # neighbours
     temperature: Positive  # of the softmax over their cosines
 
-    @property
-    def samples(self) -> int:
-        return self.crops
-
 
 @dataclass(frozen=True, kw_only=True)
-class Clusters(Protocol):
-    """Each place takes the name of its cluster, the class that the cluster covers most in the training pictures."""
+class Clusters(Sampled):
+    """Each place takes the name of its cluster, a class that the cluster covers in the training pictures."""
 
-    crops: Size  # of training pictures
     places: Size  # clustered, of all crops together
     clusters: Size
+    # majority: the class a cluster covers most; hungarian: as many clusters as classes, one each, the best such pairing
+    matching: Literal["majority", "hungarian"] = "majority"
     iterations: Size  # of k-means
-
-    @property
-    def samples(self) -> int:
-        return self.crops

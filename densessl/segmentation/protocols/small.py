@@ -1,7 +1,7 @@
 """densessl's own protocols: minutes on a processor, comparable only with themselves."""
 
 from densessl.segmentation.protocols.base import Fast, Linear
-from densessl.segmentation.protocols.vicregl import MMSEG
+from densessl.segmentation.protocols.mmseg import PICTURES, SLIDE
 
 LINEAR_SMALL = Linear(
     name="linear_small",
@@ -42,8 +42,6 @@ LINEAR_FAST = Fast(
     iterations=2000,
     rows=2048,
     held_out=0.1,
-    inference="slide",
-    window=512,
-    stride=341,
-    **MMSEG,
+    **SLIDE,
+    **PICTURES,
 )

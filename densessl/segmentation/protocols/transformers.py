@@ -1,7 +1,7 @@
 """Linear segmentation as the papers of self-supervised vision transformers report it, on ADE20K first of all."""
 
 from densessl.segmentation.protocols.base import Linear
-from densessl.segmentation.protocols.vicregl import MMSEG
+from densessl.segmentation.protocols.mmseg import ADAMW, PICTURES, SLIDE
 
 IBOT = Linear(
     name="ibot",
@@ -12,18 +12,12 @@ IBOT = Linear(
     output_stride=32,
     norm=False,
     dropout=0.0,
-    optimizer="adamw",
     lr=7e-4,
     weight_decay=0.05,
-    power=1.0,
-    min_lr=0.0,
-    warmup=1500,
     iterations=160_000,
-    batch=16,
-    inference="slide",
-    window=512,
-    stride=341,
-    **MMSEG,
+    **ADAMW,
+    **SLIDE,
+    **PICTURES,
 )
 
 DINOV2 = Linear(
@@ -34,18 +28,12 @@ DINOV2 = Linear(
     features="last",
     output_stride=32,
     dropout=0.0,
-    optimizer="adamw",
     lr=1e-3,
     weight_decay=1e-4,
-    power=1.0,
-    min_lr=0.0,
-    warmup=1500,
     iterations=40_000,
-    batch=16,
-    inference="slide",
-    window=512,
-    stride=341,
-    **MMSEG | {"scale": (1_000_000, 512)},
+    **ADAMW,
+    **SLIDE,
+    **PICTURES | {"scale": (1_000_000, 512)},
 )
 
 DINOV3 = Linear(
@@ -57,17 +45,11 @@ DINOV3 = Linear(
     output_stride=32,
     final_norm=True,
     dropout=0.1,
-    optimizer="adamw",
     lr=1e-3,
     weight_decay=1e-3,
     schedule="cosine",
-    power=1.0,
-    min_lr=0.0,
-    warmup=1500,
     iterations=40_000,
-    batch=16,
-    inference="slide",
-    window=512,
-    stride=341,
-    **MMSEG,
+    **ADAMW,
+    **SLIDE,
+    **PICTURES,
 )

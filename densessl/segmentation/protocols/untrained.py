@@ -3,20 +3,21 @@
 from typing import Any
 
 from densessl.segmentation.protocols.base import Clusters, Retrieval
-from densessl.segmentation.protocols.vicregl import MMSEG
+from densessl.segmentation.protocols.mmseg import PICTURES, SLIDE
 
-_READ: dict[str, Any] = MMSEG | {
-    "features": "last",
-    "output_stride": 32,
-    "final_norm": True,
-    "photometric": False,
-    "batch": 16,
-    "crops": 4000,
-    "places": 400_000,
-    "inference": "slide",
-    "window": 512,
-    "stride": 341,
-}
+_READ: dict[str, Any] = (
+    PICTURES
+    | SLIDE
+    | {
+        "features": "last",
+        "output_stride": 32,
+        "final_norm": True,
+        "photometric": False,
+        "batch": 16,
+        "crops": 4000,
+        "places": 400_000,
+    }
+)
 
 HUMMINGBIRD = Retrieval(
     name="hummingbird",

@@ -1,20 +1,7 @@
 """VICRegL's linear segmentation of frozen features, as its configurations for mmsegmentation 0.x have it."""
 
-from typing import Any
-
 from densessl.segmentation.protocols.base import Linear
-
-# mmsegmentation 0.x, base configuration of VOC aug and ADE20K: fit into (2048, 512), factor 0.5 to 2, crop 512, at most
-# 75 % of one class, flip, photometric distortion; single scale test.
-MMSEG: dict[str, Any] = {
-    "scale": (2048, 512),
-    "ratio": (0.5, 2.0),
-    "crop": (512, 512),
-    "max_share": 0.75,
-    "flip": 0.5,
-    "photometric": True,
-}
-CITYSCAPES = {"scale": (2048, 1024), "crop": (512, 1024)}
+from densessl.segmentation.protocols.mmseg import ADAMW, CITYSCAPES, PICTURES, SLIDE
 
 VICREGL_CONVNEXT = Linear(
     name="vicregl_convnext",
@@ -24,18 +11,12 @@ VICREGL_CONVNEXT = Linear(
     features="stages",
     output_stride=32,
     dropout=0.0,
-    optimizer="adamw",
     lr=1e-4,
     weight_decay=0.05,
-    power=1.0,
-    min_lr=0.0,
-    warmup=1500,
     iterations=40_000,
-    batch=16,
-    inference="slide",
-    window=512,
-    stride=341,
-    **MMSEG,
+    **ADAMW,
+    **SLIDE,
+    **PICTURES,
 )
 
 VICREGL_RESNET = Linear(
@@ -57,5 +38,5 @@ VICREGL_RESNET = Linear(
     inference="whole",
     window=None,
     stride=None,
-    **MMSEG,
+    **PICTURES,
 )
