@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.functional import avg_pool2d, interpolate
 
 from densessl.backbones import Backbone
+from densessl.segmentation import inference
 from densessl.segmentation.heads import LinearHead, resized_moments
 from densessl.segmentation.inference import dense_logits, predict, slide, windows
 from densessl.segmentation.protocols import find_protocol
@@ -174,3 +175,38 @@ def test_a_fraction_of_the_training_pictures(fraction, pictures):
         assert sorted(samples.index(number)[1] for number in range(pictures)) == sorted(seen)  # an epoch has each once
         chosen.append(seen)
     assert (chosen[0] == chosen[1]) == (fraction == 1)
+
+
+@pytest.mark.parametrize("size", [(64, 96), (100, 301)])
+def test_many_classes_are_compared_a_few_at_a_time(size, monkeypatch):
+    """The labels are those of all classes at once, and no larger part is ever enlarged."""
+    torch.manual_seed(0)
+    backbone = Backbone("test_resnet").eval()
+    head = LinearHead(backbone.channels, 37).eval()
+    image = torch.randn(3, 64, 96)
+    with torch.no_grad():
+        logits = dense_logits(backbone, head, image[None])
+    expected = interpolate(logits, size, mode="bilinear")[0].argmax(0)
+    enlarged = []
+
+    def counted(x, to, **kind):
+        if tuple(to) == size:
+            enlarged.append(x.shape[1])
+        return interpolate(x, to, **kind)
+
+    monkeypatch.setattr(inference, "interpolate", counted)
+    assert torch.equal(predict(backbone, head, image, find_protocol("linear_small"), size), expected)
+    if size != (64, 96):
+        assert enlarged == [16, 16, 5]
+
+
+def test_a_large_picture_passes_a_few_windows_at_a_time():
+    seen = []
+
+    def logits(batch):
+        seen.append(len(batch))
+        return batch[:, :2]
+
+    slide(logits, torch.randn(1, 3, 300, 500), 32, 16)
+    assert max(seen) == inference.WINDOWS_AT_ONCE
+    assert sum(seen) == len(windows(300, 500, 32, 16)) > 100

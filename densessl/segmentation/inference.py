@@ -13,6 +13,7 @@ from densessl.backbones import Backbone
 from densessl.segmentation.protocols import Protocol
 
 WINDOWS_AT_ONCE = 8  # bounds memory, whatever the picture's size
+CLASSES_AT_ONCE = 16  # and this whatever the number of classes
 
 
 def dense_logits(backbone: Backbone, head: nn.Module, image: Tensor, *, final_norm: bool = False) -> Tensor:
@@ -40,13 +41,15 @@ def padded_maps(backbone: Backbone, image: Tensor, *, final_norm: bool) -> tuple
 def predict(backbone: Backbone, head: nn.Module, image: Tensor, protocol: Protocol, size: Sequence[int]) -> Tensor:
     """(H, W) int64 labels at ``size``, from one picture (3, h, w) at the protocol's scale.
 
-    Of several ratios, or mirrored pictures, the probabilities are averaged, as mmsegmentation does.
+    Of several ratios, or mirrored pictures, the probabilities are averaged, as mmsegmentation does; all classes are then
+    held at ``size``. Else memory is that of all classes at the protocol's scale, of CLASSES_AT_ONCE at ``size`` and,
+    with a sliding window, of the maps of WINDOWS_AT_ONCE windows.
     """
 
     def logits(batch: Tensor) -> Tensor:
         return dense_logits(backbone, head, batch, final_norm=protocol.final_norm)
 
-    def at_size(ratio: float, mirrored: bool) -> Tensor:
+    def variant(ratio: float, mirrored: bool) -> Tensor:
         batch = image[None]
         if ratio != 1:
             batch = interpolate(batch, scale_factor=ratio, mode="bilinear", align_corners=False)
@@ -58,16 +61,32 @@ def predict(backbone: Backbone, head: nn.Module, image: Tensor, protocol: Protoc
             full = slide(logits, batch, protocol.window, protocol.stride)
         else:
             full = logits(batch)
-        if mirrored:
-            full = full.flip(-1)
-        if tuple(full.shape[-2:]) != tuple(size):
-            full = interpolate(full, tuple(size), mode="bilinear", align_corners=False)
-        return full
+        return full.flip(-1) if mirrored else full
 
     variants = list(product(protocol.test_ratios, (False, True) if protocol.test_flip else (False,)))
     if len(variants) == 1:
-        return at_size(*variants[0])[0].argmax(0)
-    return torch.stack([at_size(*variant).softmax(1) for variant in variants]).mean(0)[0].argmax(0)
+        return _labels(variant(*variants[0]), size)
+    return torch.stack([_resized(variant(*each), size).softmax(1) for each in variants]).mean(0)[0].argmax(0)
+
+
+def _labels(logits: Tensor, size: Sequence[int]) -> Tensor:
+    """(H, W) argmax of logits (1, classes, h, w) enlarged to ``size``, some classes at a time."""
+    best, labels = None, None
+    for first in range(0, logits.shape[1], CLASSES_AT_ONCE):
+        value, index = _resized(logits[:, first : first + CLASSES_AT_ONCE], size)[0].max(0)
+        if best is None or labels is None:
+            best, labels = value, index
+        else:
+            better = value > best
+            best, labels = value.where(better, best), (index + first).where(better, labels)
+    assert labels is not None
+    return labels
+
+
+def _resized(logits: Tensor, size: Sequence[int]) -> Tensor:
+    if tuple(logits.shape[-2:]) == tuple(size):
+        return logits
+    return interpolate(logits, tuple(size), mode="bilinear", align_corners=False)
 
 
 def slide(logits: Callable[[Tensor], Tensor], image: Tensor, window: int, stride: int) -> Tensor:
