@@ -14,13 +14,13 @@ from torch import nn
 
 from densessl.backbone_file import find_backbone, save_backbone
 from densessl.backbones import Backbone
-from densessl.classification import knn
+from densessl.classification import knn, protocols
 from densessl.classification.evaluation import evaluate
 from densessl.classification.features import centre_crop, crop_size, features
 from densessl.classification.knn import nearest_knn, top, weighted_knn
 from densessl.classification.labelled import Labelled, held_out, open_labelled
 from densessl.classification.linear import probe
-from densessl.classification.protocol import LINEAR_FEATURES
+from densessl.classification.protocols.frozen import LINEAR_FEATURES
 from densessl.commands.eval_cls import main
 from densessl.data.images import Unreadable
 from densessl.errors import UserError
@@ -386,23 +386,15 @@ def test_wrong_input_is_refused(tmp_path):
             main(["test_resnet", *args, *wrong])
 
 
-def test_protocol_and_its_hash():
-    assert LINEAR_FEATURES.label.startswith("linear_features [")
-    sized = dataclasses.replace(LINEAR_FEATURES, size=96)
-    assert sized.label == f"linear_features with size=96 [{sized.digest}]"
-    assert len({LINEAR_FEATURES.digest, sized.digest, SHORT.digest}) == 3
-    assert dataclasses.replace(LINEAR_FEATURES, source="", name="x").digest == LINEAR_FEATURES.digest
-
-
 def test_command_on_folders_writes_beside_a_run(tmp_path, capsys):
     data, run = write_folders(tmp_path / "colours", {"train": 30, "val": 12}), tmp_path / "mine"
     backbone = find_backbone("convnext_atto", seed=5)
     save_backbone(run / "backbone.safetensors", backbone, mean=(0.5,) * 3, std=(0.2,) * 3, method="vicreg", step=7)
     assert main([str(run), "--data", str(data), "--workers", "0", "--device", "cpu", "--seed", "2"]) == 0
     (folder,) = (run / "classification").iterdir()
-    assert folder.name == f"colours-linear_features-{LINEAR_FEATURES.digest}-seed2"
+    assert folder.name == f"colours-linear_features-{protocols.digest(LINEAR_FEATURES)}-seed2"
     results = json.loads((folder / "results.json").read_text())
-    assert results["protocol"]["hash"] == LINEAR_FEATURES.digest
+    assert results["protocol"]["hash"] == protocols.digest(LINEAR_FEATURES)
     assert results["protocol"]["settings"] == json.loads(json.dumps(LINEAR_FEATURES.settings()))
     assert results["data"]["train"] == {"split": "train", "pictures": 30}
     assert results["data"]["test"] == {"split": "val", "pictures": 12}
@@ -412,7 +404,10 @@ def test_command_on_folders_writes_beside_a_run(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "| | 5-NN | k-NN 20 | k-NN 200 | linear |" in printed
     assert f"| mine | {' | '.join(f'{100 * s:.1f}' for s in again.scores.values())} |" in printed
-    assert f"linear_features [{LINEAR_FEATURES.digest}] on colours (30 train, 12 val pictures), seed 2" in printed
+    assert (
+        f"linear_features [{protocols.digest(LINEAR_FEATURES)}] on colours (30 train, 12 val pictures), seed 2"
+        in printed
+    )
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")

@@ -1,1 +1,1 @@
-"""Frozen pooled features measured by classification: nearest neighbours and a linear probe, one protocol."""
+"""Pooled features measured by classification: nearest neighbours, linear layers, fine-tuning on few labels."""

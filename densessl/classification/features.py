@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import cv2
@@ -22,7 +24,6 @@ SMALL = 64  # pixels of the long side up to which pictures are taken as they are
 CROP, SHORT = 224, 256  # else the short side becomes 256 and the middle 224 are taken; other crops in proportion
 
 
-@torch.no_grad()
 def features(
     backbone: Backbone,
     pictures: Pictures,
@@ -37,39 +38,55 @@ def features(
     ``size`` is the side of the centre crop; None takes pictures as they are. Raises UserError for a picture that can't
     be read, and where sizes differ though they should be taken as they are.
     """
-    device = next(backbone.parameters()).device
-    mean, std = (
-        torch.tensor(backbone.metadata.get(key, IMAGENET[key]), device=device).view(1, 3, 1, 1)
-        for key in ("mean", "std")
-    )
     prepared = _Prepared(pictures, rows, size)
-    height, width = prepared.shape[:2]
-    if min(height, width) < backbone.strides[-1] and backbone.name.startswith("convnext"):  # which doesn't pad
-        need = f"--size {backbone.strides[-1]} or more"
-        raise UserError(f"pictures of {width}x{height} pixels are too small for {backbone.name}: {need}")
+    refuse_small(backbone, *prepared.shape[:2])
     loader = DataLoader(
         prepared,
         BATCH,
         num_workers=workers,
         collate_fn=_together,
-        worker_init_fn=_start_worker,
-        pin_memory=device.type == "cuda",
+        worker_init_fn=start_worker,
+        pin_memory=next(backbone.parameters()).is_cuda,
     )
+    found = torch.empty(len(rows), backbone.channels[-1])
+    with frozen(backbone):
+        for part, images in zip(found.split(BATCH), progress(loader, title), strict=True):
+            part.copy_(pooled(backbone(normalised(backbone, images))))
+    return found
+
+
+@contextmanager
+def frozen(backbone: Backbone) -> Iterator[None]:
+    """In eval mode and without gradients; afterwards in the mode it was in."""
     was_training = backbone.training
     backbone.eval()
     try:
-        found = [
-            pooled(backbone((images.to(device, non_blocking=True) / 255 - mean) / std)).cpu()
-            for images in progress(loader, title)
-        ]
+        with torch.no_grad():
+            yield
     finally:
         backbone.train(was_training)
-    return torch.cat(found)
+
+
+def normalised(backbone: Backbone, images: Tensor) -> Tensor:
+    """uint8 pictures (B, 3, H, W) on the backbone's device as the backbone takes them."""
+    device = next(backbone.parameters()).device
+    mean, std = (
+        torch.tensor(backbone.metadata.get(key, IMAGENET[key]), device=device).view(1, 3, 1, 1)
+        for key in ("mean", "std")
+    )
+    return (images.to(device, non_blocking=True) / 255 - mean) / std
+
+
+def refuse_small(backbone: Backbone, height: int, width: int) -> None:
+    """Raises UserError for pictures below the stride of a network that doesn't pad."""
+    if min(height, width) < backbone.strides[-1] and backbone.name.startswith("convnext"):
+        need = f"--size {backbone.strides[-1]} or more"
+        raise UserError(f"pictures of {width}x{height} pixels are too small for {backbone.name}: {need}")
 
 
 def crop_size(pictures: Pictures) -> int | None:
     """The crop where none is asked for, by the first picture: None, as they are, up to 64 pixels, else 224."""
-    return None if max(_read(pictures, 0).shape) <= SMALL else CROP
+    return None if max(read_picture(pictures, 0).shape) <= SMALL else CROP
 
 
 def centre_crop(picture: np.ndarray, size: int) -> np.ndarray:
@@ -87,14 +104,14 @@ class _Prepared(Dataset):
 
     def __init__(self, pictures: Pictures, rows: np.ndarray, size: int | None) -> None:
         self.pictures, self.rows, self.size = pictures, rows, size
-        self.shape = (size, size, 3) if size else _read(pictures, int(rows[0])).shape
+        self.shape = (size, size, 3) if size else read_picture(pictures, int(rows[0])).shape
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, number: int) -> Tensor | UserError:
         try:
-            picture = _read(self.pictures, int(self.rows[number]))
+            picture = read_picture(self.pictures, int(self.rows[number]))
         except UserError as error:
             return error
         if self.size:
@@ -105,7 +122,8 @@ class _Prepared(Dataset):
         return torch.from_numpy(picture.transpose(2, 0, 1).copy())
 
 
-def _read(pictures: Pictures, row: int) -> np.ndarray:
+def read_picture(pictures: Pictures, row: int) -> np.ndarray:
+    """(h, w, 3) uint8 RGB. Raises UserError."""
     try:
         return pictures.read(row)
     except Unreadable as error:
@@ -116,5 +134,5 @@ def _together(items: list[Any]) -> Tensor | UserError:
     return next((item for item in items if isinstance(item, UserError)), None) or torch.stack(items)
 
 
-def _start_worker(worker: int) -> None:
+def start_worker(worker: int) -> None:
     cv2.setNumThreads(0)  # OpenCV's threads do not survive the fork

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -24,8 +24,14 @@ FOLDER/
 """
 
 
+class Named(Pictures, Protocol):
+    """Images and Shards have it."""
+
+    def path(self, i: int) -> str: ...
+
+
 class Labelled(NamedTuple):
-    pictures: Pictures
+    pictures: Named
     labels: np.ndarray  # (pictures,) int64, an index of classes
     classes: tuple[str, ...]
 

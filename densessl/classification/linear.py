@@ -6,21 +6,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from densessl.classification.protocol import Protocol
+from densessl.classification.protocols import Probe
 
 ROUNDING = 1e-5  # of a channel's size: what varies less is noise of float32, which standardising would blow up
 
 
-def probe(train: Tensor, labels: Tensor, test: Tensor, protocol: Protocol, seed: int) -> Tensor:
+def probe(train: Tensor, labels: Tensor, test: Tensor, protocol: Probe, seed: int) -> Tensor:
     """(M, classes) logits of ``test`` (M, C) from a layer trained on ``train`` (N, C) with ``labels`` (N,) int64.
 
     As in W-MSE (https://arxiv.org/abs/2007.06346): Adam, whose learning rate falls exponentially by epochs, on features
     of pictures without augmentation. Unlike there, features are standardised with the mean and standard deviation of
     ``train`` first. ``seed`` decides first weights and order.
     """
-    mean, std = train.mean(0), train.std(0)
-    std[std <= ROUNDING * train.square().mean(0).sqrt()] = torch.inf
-    train, test = (train - mean) / std, (test - mean) / std
+    train, test = standardised(train, test)
     with torch.random.fork_rng([train.device] if train.is_cuda else []):
         torch.manual_seed(seed)
         layer = nn.Linear(train.shape[1], int(labels.max()) + 1).to(train.device)
@@ -36,3 +34,10 @@ def probe(train: Tensor, labels: Tensor, test: Tensor, protocol: Protocol, seed:
                 optimizer.step()
             schedule.step()
     return layer(test).detach()
+
+
+def standardised(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
+    """Both with the mean and standard deviation of ``train``; channels that are constant there become 0."""
+    mean, std = train.mean(0), train.std(0)
+    std[std <= ROUNDING * train.square().mean(0).sqrt()] = torch.inf
+    return (train - mean) / std, (test - mean) / std

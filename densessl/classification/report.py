@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from densessl.classification.evaluation import Result
+from densessl.classification.protocols import Neighbours, deviations, digest, label
 from densessl.errors import UserError
 from densessl.files import aside
 from densessl.versions import versions
@@ -17,20 +18,30 @@ from densessl.versions import versions
 def table(results: Mapping[str, Result], data: Mapping[str, str]) -> str:
     """Markdown: the protocol with its hash, then a row a backbone and a column a score, in per cent.
 
-    ``results`` are of one protocol and data set; ``data`` has its name and those of its splits, train and test.
+    ``results`` are of one protocol and data set; ``data`` has its name and those of its splits, train and test, and,
+    where the training pictures are those of a list, its title as subset. A sweep's column tells the chosen rate.
     """
     first = next(iter(results.values()))
     names = [_title(name, first) for name in first.scores] + [f"{_title(name, first)}, top-5" for name in first.top5]
+    names += ["learning rate"] if "lr" in first.fitted else []
     lines = [
-        f"{first.protocol.label} on {data['name']} ({first.pictures[0]} {data['train']}, {first.pictures[1]} "
-        f"{data['test']} pictures), seed {first.seed}; per cent",
+        f"{label(first.protocol)} on {data['name']} ({first.pictures[0]} {data['train']}{_chosen(first, data)}, "
+        f"{first.pictures[1]} {data['test']} pictures), seed {first.seed}; per cent",
         "",
         f"| | {' | '.join(names)} |",
         f"|---|{'---:|' * len(names)}",
     ]
+    ends = set()
     for name, result in results.items():
-        cells = (f"{100 * score:.1f}" for score in (*result.scores.values(), *result.top5.values()))
+        cells = [f"{100 * score:.1f}" for score in (*result.scores.values(), *result.top5.values())]
+        if "lr" in result.fitted:
+            cells.append(f"{result.fitted['lr']:g}")
+            tried = [float(lr) for lr in result.fitted["held_out"]]
+            ends |= {min(tried), max(tried)} & {result.fitted["lr"]}
         lines.append(f"| {name} | {' | '.join(cells)} |")
+    if ends:
+        rates = " and ".join(f"{lr:g}" for lr in sorted(ends))
+        lines += ["", f"{rates}: the lowest or highest rate that was tried; others may be better (--set lrs=[...])"]
     return "\n".join(lines) + "\n"
 
 
@@ -40,18 +51,20 @@ def record(name: str, result: Result, data: Mapping[str, str]) -> dict[str, Any]
         "name": name,
         "protocol": {
             "name": result.protocol.name,
-            "hash": result.protocol.digest,
+            "hash": digest(result.protocol),
+            "deviations": deviations(result.protocol),
             "source": result.protocol.source,
             "settings": result.protocol.settings(),
         },
         "data": {
             "name": data["name"],
-            "train": {"split": data["train"], "pictures": result.pictures[0]},
+            "train": {"split": data["train"], "pictures": result.pictures[0], **_subset(data)},
             "test": {"split": data["test"], "pictures": result.pictures[1]},
         },
         "backbone": result.backbone,
         "scores": result.scores,
         "top5": result.top5,
+        "fitted": result.fitted,
         "seed": result.seed,
         "seconds": result.seconds,
         "device": result.device,
@@ -69,8 +82,22 @@ def write(folder: Path, name: str, result: Result, data: Mapping[str, str]) -> N
         raise UserError(f"{folder}: the results can't be written there: {error}") from None
 
 
+def _chosen(result: Result, data: Mapping[str, str]) -> str:
+    """Which training pictures these are, where they aren't all."""
+    if "subset" in data:
+        return f" listed in {data['subset']}"
+    if result.protocol.fraction < 1:
+        return f" drawn, {100 * result.protocol.fraction:g} % and equally many of each class"
+    return ""
+
+
+def _subset(data: Mapping[str, str]) -> dict[str, str]:
+    return {"subset": data["subset"]} if "subset" in data else {}
+
+
 def _title(name: str, result: Result) -> str:
     if not name.startswith("knn"):
-        return name
+        return name.replace("_", "-")
     k = int(name.removeprefix("knn"))
-    return f"{k}-NN" if k == result.protocol.nearest else f"k-NN {k}"
+    plain = isinstance(result.protocol, Neighbours) and k == result.protocol.nearest
+    return f"{k}-NN" if plain else f"k-NN {k}"

@@ -1,11 +1,10 @@
-"""eval-cls: measure frozen pooled features by nearest neighbours and a linear probe."""
+"""eval-cls: measure pooled features by nearest neighbours, linear layers and fine-tuning on few labels."""
 
 from __future__ import annotations
 
 import argparse
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from densessl.commands.naming import make_folder, result_folders, short_names
@@ -14,23 +13,38 @@ EXAMPLES = """
 examples:
   eval-cls checkpoints/mine resnet18 --data MY_FOLDER
   eval-cls checkpoints/mine --data cifar10 --train 5000 --test 2000 --seed 1
+  eval-cls checkpoints/mine --data cifar10 --protocol linear_sweep --set epochs=50
+  eval-cls checkpoints/mine --data imagenet --protocol semi_1 --subset 1percent.txt
 """
 
 
 def main(argv: list[str] | None = None) -> int:
     args = _arguments(argv)
+    from densessl.classification.protocols import PROTOCOLS, digest, find_protocol
+
+    if args.list:
+        for protocol in PROTOCOLS.values():
+            print(f"{protocol.name} [{digest(protocol)}]\n  {protocol.source}")
+            print("  " + ", ".join(f"{key}={value}" for key, value in protocol.settings().items()) + "\n")
+        return 0
+    size = [f"size={args.size}"] if args.size else []
+    protocol = find_protocol(args.protocol, [*args.set, *size])  # refused before anything heavy is imported
+
     from densessl.backbone_file import find_backbone
     from densessl.classification.evaluation import evaluate
     from densessl.classification.labelled import held_out, open_labelled
-    from densessl.classification.protocol import LINEAR_FEATURES
     from densessl.classification.report import table, write
+    from densessl.classification.subset import list_title, listed
 
-    protocol = replace(LINEAR_FEATURES, size=args.size)
     data = {"name": args.data.resolve().name, "train": "train", "test": held_out(args.data)}
     train, test = (open_labelled(args.data, data[split]) for split in ("train", "test"))
+    rows = listed(train, args.subset) if args.subset else None
+    if args.subset:
+        data["subset"] = list_title(args.subset)
     names = short_names(args.backbone)
-    parts = [data["name"], protocol.name, protocol.digest, f"seed{args.seed}"]
+    parts = [data["name"], protocol.name, digest(protocol), f"seed{args.seed}"]
     parts += [f"{split}{n}" for split, n in (("train", args.train), ("test", args.test)) if n]
+    parts += [f"subset-{args.subset.stem}"] if args.subset else []
     folders = result_folders(names, args.out, "classification", "-".join(parts))
     for spec in args.backbone:  # all that can be refused is refused before hours of work
         find_backbone(spec)
@@ -47,6 +61,7 @@ def main(argv: list[str] | None = None) -> int:
             device=args.device,
             workers=args.workers,
             most=(args.train, args.test),
+            rows=rows,
         )
         write(folders[spec], names[spec], results[names[spec]], data)
 
@@ -59,20 +74,36 @@ def main(argv: list[str] | None = None) -> int:
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="eval-cls",
-        description="The backbone is frozen; pooled features of train classify the pictures of val or test: by nearest "
-        "neighbours, and by a linear layer.",
+        description="Pooled features of train classify the pictures of val or test: by nearest neighbours and by "
+        "linear layers, the backbone frozen, or by fine-tuning a copy of it on few labels.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "backbone", nargs="+", metavar="BACKBONE", help="a run folder, a backbone file, or a timm name: random weights"
+        "backbone",
+        nargs="*",
+        metavar="BACKBONE",
+        help="a run folder, a backbone file, any checkpoint of a ConvNeXt or ResNet, TIMM_NAME=CHECKPOINT, or a timm "
+        "name: random weights",
     )
     parser.add_argument(
         "--data",
         type=Path,
-        required=True,
         metavar="PATH",
         help="train/ and val/ or test/ with a folder a class, or train-*.tar and val-*.tar or test-*.tar",
+    )
+    parser.add_argument(
+        "--protocol", default="linear_features", metavar="NAME", help="see --list; default linear_features"
+    )
+    parser.add_argument(
+        "--set", nargs="+", default=[], action="extend", metavar="KEY=VALUE", help="change settings, and so the hash"
+    )
+    parser.add_argument(
+        "--subset",
+        type=Path,
+        metavar="FILE",
+        help="only the training pictures of a list, a file name a line, as SimCLR's imagenet_subsets/1percent.txt; "
+        "without it --set fraction=0.01 draws them",
     )
     parser.add_argument("--train", type=int, metavar="N", help="only the first N training pictures of a shuffle")
     parser.add_argument("--test", type=int, metavar="N", help="only the first N test pictures of a shuffle")
@@ -80,7 +111,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--size",
         type=int,
         metavar="N",
-        help="side of the centre crop; default 224, and pictures up to 64 pixels as they are",
+        help="side of the crop, as --set size=N; default 224, and pictures up to 64 pixels as they are",
     )
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="of the shuffle, the layer and random weights; default 0"
@@ -94,7 +125,12 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="processes that read pictures",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    parser.add_argument("--list", action="store_true", help="print the protocols: hash, source, settings")
     args = parser.parse_args(argv)
+    if not args.list and not (args.backbone and args.data):
+        parser.error("a BACKBONE and --data are needed, or --list")
+    if args.subset and (args.train or any(change.startswith("fraction=") for change in args.set)):
+        parser.error("--subset says which training pictures count, and so do --train and --set fraction=...")
     if min(n for n in (args.train, args.test, args.size, 2) if n is not None) < 2:
         parser.error("--train, --test and --size must be at least 2")
     if args.seed < 0 or args.workers < 0:

@@ -41,7 +41,7 @@ def padded_maps(backbone: Backbone, image: Tensor, *, final_norm: bool) -> tuple
 def predict(backbone: Backbone, head: nn.Module, image: Tensor, protocol: Protocol, size: Sequence[int]) -> Tensor:
     """(H, W) int64 labels at ``size``, from one picture (3, h, w) at the protocol's scale.
 
-    Of several ratios, or mirrored pictures, the probabilities are averaged, as mmsegmentation does; all classes are then
+    Of several ratios, or mirrored pictures, the probabilities are averaged, as mmsegmentation does, and all classes are
     held at ``size``. Else memory is that of all classes at the protocol's scale, of CLASSES_AT_ONCE at ``size`` and,
     with a sliding window, of the maps of WINDOWS_AT_ONCE windows.
     """

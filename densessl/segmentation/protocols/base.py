@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import abc
-import dataclasses
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+import densessl.protocol
 from densessl.config import Positive, Share
 
 Size = Annotated[int, Field(gt=0)]
@@ -16,15 +16,9 @@ NotNegative = Annotated[float, Field(ge=0)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Protocol(abc.ABC):
-    """What all kinds share: which maps are read, and how pictures become crops and predictions.
+class Protocol(densessl.protocol.Protocol, abc.ABC):
+    """What all kinds share: which maps are read, and how pictures become crops and predictions. Sizes are in pixels."""
 
-    Sizes are in pixels; ``source`` says where the settings come from. Raises pydantic's ValidationError. A setting with
-    a default came later than the hashes of the first protocols: it counts in a hash only where it differs.
-    """
-
-    name: str
-    source: str
     # The published data sets it was defined for, by their title, and what differs there; empty: any.
     on: dict[str, dict[str, Any]] = Field(default_factory=dict)
     data: str = ""  # which of these data sets the settings are for
@@ -62,12 +56,7 @@ class Protocol(abc.ABC):
 
     def settings(self) -> dict[str, Any]:
         """All that decides the score: everything but names, source and what other data sets would have."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if k not in ("name", "source", "on", "data")}
-
-    def hashed(self) -> dict[str, Any]:
-        """The settings without those at their default."""
-        defaults = {f.name: f.default for f in dataclasses.fields(self)}
-        return {key: value for key, value in self.settings().items() if value != defaults[key]}
+        return {key: value for key, value in super().settings().items() if key not in ("on", "data")}
 
 
 @dataclass(frozen=True, kw_only=True)
