@@ -86,6 +86,8 @@ class OptimConfig(Section):
     drops: tuple[Share, ...] = ()  # instead of the cosine: at these shares of the run
     drop: Positive = 0.2  # the learning rate is multiplied by this
     vector_lr: Positive = 1.0  # learning rate of 1-D parameters, relative to the rest
+    backbone_lr: Positive = 1.0  # learning rate of the backbone, relative to the rest
+    heads_first: Share = 0.0  # share of the run at whose beginning the backbone's weights stay as they came
     constant: tuple[str, ...] = ()  # parts of the method whose learning rate stays at the peak, as predictor
     decay_all: bool = False  # 1-D parameters are decayed, and adapted by lars, like the rest
     momentum: Share = 0.9  # lars, sgd

@@ -126,6 +126,22 @@ def test_constant_parts_and_vectors_have_learning_rates_of_their_own() -> None:
         build_optimizer(module, optim("sgd", constant=("target",)))
 
 
+def test_a_backbone_that_came_with_weights_waits_for_its_heads_and_goes_slower() -> None:
+    module = nn.ModuleDict({"backbone": net(), "projector": nn.Linear(2, 2)})
+    optimizer = build_optimizer(module, optim("adamw", backbone_lr=0.1, heads_first=0.3, vector_lr=0.5))
+    before = [p.clone() for p in module["backbone"].parameters()]
+    for heads_only, scale in ((True, 0.0), (False, 0.1)):
+        set_lr(optimizer, 0.2, heads_only=heads_only)
+        lrs = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+        for part, factor in (("backbone", scale), ("projector", 1.0)):
+            for p in module[part].parameters():
+                assert lrs[id(p)] == pytest.approx(0.2 * factor * (1 if p.ndim > 1 else 0.5))
+                p.grad = torch.ones_like(p)
+        optimizer.step()
+        still = [torch.equal(a, b) for a, b in zip(before, module["backbone"].parameters(), strict=True)]
+        assert all(still) if heads_only else not any(still)
+
+
 def test_adamw_decays_weights_and_leaves_vectors() -> None:
     module = net()
     before = [p.detach().clone() for p in module.parameters()]

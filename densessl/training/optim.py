@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def parameter_groups(module: nn.Module, optim: OptimConfig) -> list[dict[str, Any]]:
     """Weights and vectors (1-D parameters: biases and norms) of ``module``; parts named in ``optim.constant`` apart.
 
-    Vectors are neither decayed nor adapted by LARS unless ``optim.decay_all``. Each group says what set_lr needs. All
+    The backbone stands apart where it has a learning rate of its own. Vectors are neither decayed nor adapted by LARS unless ``optim.decay_all``. Each group says what set_lr needs. All
     this is decided here because ZeRO hands optimisers flat tensors, whose shapes say nothing. Raises UserError for a
     part that ``module`` does not have.
     """
@@ -28,16 +28,23 @@ def parameter_groups(module: nn.Module, optim: OptimConfig) -> list[dict[str, An
     parts = list(dict.fromkeys(part for part, _ in trainable))
     if unknown := [part for part in optim.constant if part not in parts]:
         raise UserError(f"optim.constant: the method trains no part called {unknown[0]}, only {', '.join(parts)}")
+    own_lr = optim.backbone_lr != 1 or optim.heads_first > 0
     groups = []
-    for constant, vectors in product((False, True), repeat=2):
+    for backbone, constant, vectors in product((False, True), repeat=3):
         like_weights = optim.decay_all or not vectors
         groups.append(
             {
-                "params": [p for part, p in trainable if (part in optim.constant, p.ndim <= 1) == (constant, vectors)],
+                "params": [
+                    p
+                    for part, p in trainable
+                    if (own_lr and part == "backbone", part in optim.constant, p.ndim <= 1)
+                    == (backbone, constant, vectors)
+                ],
                 "weight_decay": optim.weight_decay if like_weights else 0.0,
                 "adapt": like_weights,
-                "scale": optim.vector_lr if vectors else 1.0,
+                "scale": (optim.vector_lr if vectors else 1.0) * (optim.backbone_lr if backbone else 1.0),
                 "constant": constant,
+                "backbone": backbone,
             }
         )
     return [group for group in groups if group["params"]]
@@ -116,9 +123,12 @@ def lr_at(step: int, cfg: Config, steps: int) -> float:
     return peak * (share + (1 - share) * cfg.optim.end_lr)
 
 
-def set_lr(optimizer: Optimizer, lr: float, peak: float | None = None) -> None:
-    """``lr`` for all groups but the constant ones, which get ``peak``; vectors times ``optim.vector_lr``."""
+def set_lr(optimizer: Optimizer, lr: float, peak: float | None = None, *, heads_only: bool = False) -> None:
+    """``lr`` for all groups but the constant ones, which get ``peak``; each times its scale.
+
+    With ``heads_only`` the backbone gets 0, so that its weights stay.
+    """
     for group in optimizer.param_groups:
         value = peak if group["constant"] else lr
         assert value is not None, "optim.constant needs the peak"
-        group["lr"] = group["scale"] * value
+        group["lr"] = 0.0 if heads_only and group["backbone"] else group["scale"] * value

@@ -115,7 +115,7 @@ def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> P
             seed_step(cfg.seed, step)
             method.step, method.progress = step, step / steps
             lr = lr_at(step, cfg, steps)
-            set_lr(engine.optimizer, lr, peak_lr(cfg))
+            set_lr(engine.optimizer, lr, peak_lr(cfg), heads_only=step < cfg.optim.heads_first * steps)
             terms = engine(to_device(views, device, cfg.data.mean, cfg.data.std))
             loss = torch.stack(list(terms.values())).sum()
             stopping, broken = distributed.any_process(bool(signals), ~loss.isfinite())
