@@ -1,4 +1,4 @@
-"""The command: densessl pretrain|eval-seg|eval-cls|compare|export; the scripts of tools are its parts."""
+"""The command: densessl pretrain, eval-seg, export and so on; the scripts of tools are its parts."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ COMMANDS = {
     "eval-seg": "measure its feature maps by segmentation, backbone frozen",
     "eval-cls": "measure its pooled features by classification, backbone frozen",
     "compare": "all of these for several methods under one budget, in one table",
-    "export": "hand it to timm or torchvision, verified",
+    "export": "hand it to timm, torchvision, detectron2, ..., verified",
+    "import": "bring in the backbone of any checkpoint, every key accounted for",
 }
+MODULES = {"import": "import_checkpoint"}  # no module can be called import
 
 
 def main() -> int:
@@ -30,7 +32,7 @@ def main() -> int:
         lines = "\n".join(f"  {name:10} {text}" for name, text in COMMANDS.items())
         print(f"usage: densessl COMMAND [-h] ...\n\n{lines}", file=sys.stdout if known else sys.stderr)
         return 0 if known else 2
-    module = importlib.import_module(f"densessl.commands.{words[0].replace('-', '_')}")
+    module = importlib.import_module(f"densessl.commands.{MODULES.get(words[0], words[0].replace('-', '_'))}")
     sys.argv[0] = f"densessl {words[0]}"
     return run(lambda: module.main(words[1:]))
 

@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from timm.models import split_model_name_tag
 from timm.models.convnext import ConvNeXt
 from torch import Tensor
 
 from densessl import __version__
+from densessl.backbone_spec import parse_spec
 from densessl.backbones import Backbone
+from densessl.colours import IMAGENET as IMAGENET
+from densessl.colours import colours, colours_of_tag
 from densessl.errors import UserError
 from densessl.files import aside
-from densessl.foreign import read_state_dict, to_ours
+from densessl.foreign.architecture import in_chans, timm_name
+from densessl.foreign.filling import fill, fill_foreign, read_foreign
+from densessl.foreign.state_file import FOLDER_WEIGHTS
 from densessl.key_report import key_report
+from densessl.vit import network
+
+log = logging.getLogger("densessl")
 
 FORMAT = "densessl-backbone-1"
 FILE_NAME = "backbone.safetensors"
 FACTS = {"in_chans": int, "step": int, "channels": list, "strides": list, "mean": list, "std": list}  # written in JSON
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-GREY = {"mean": 0.449, "std": 0.226}  # their means over the colours, for any other number of channels
 
 
 def save_backbone(
@@ -75,7 +85,7 @@ def load_backbone(path: str | Path, *, output_stride: int = 32) -> Backbone:
     path = Path(path)
     tensors, metadata = _read(path)
     try:
-        backbone = Backbone(
+        backbone = network(
             str(metadata["timm_name"]),
             in_chans=metadata["in_chans"],
             output_stride=output_stride,
@@ -95,53 +105,90 @@ def load_backbone(path: str | Path, *, output_stride: int = 32) -> Backbone:
 
 
 def find_backbone(spec: str | Path, *, output_stride: int = 32, in_chans: int = 3, seed: int = 0) -> Backbone:
-    """The backbone that ``spec`` means, in eval mode: a backbone file, a run folder or a timm name.
+    """The backbone that ``spec`` means, in eval mode.
 
-    A timm name gives random weights from ``seed`` for ``in_chans`` channels, with metadata method "random". Raises
-    UserError for what is none of the three, naming the nearest timm names.
+    PATH is a run folder, a backbone file or a checkpoint of another project, whose network its shapes show; NAME=PATH
+    says which of timm's it is. NAME alone gives random weights from ``seed`` for ``in_chans`` channels, with metadata
+    method "random". PATH:PART takes another part of a checkpoint than is usual (see ``find_part``). Raises UserError
+    for what is none of these, naming the nearest timm names, and where a single tensor doesn't fit.
     """
-    path = Path(spec)
-    if path.is_dir():
-        if not (path / FILE_NAME).is_file():
-            raise UserError(f"{path}: a folder without {FILE_NAME}; a run folder has one after its first save")
-        return load_backbone(path / FILE_NAME, output_stride=output_stride)
-    if path.exists() or len(path.parts) > 1 or path.suffix in (".safetensors", ".pth", ".pt"):
-        return load_backbone(path, output_stride=output_stride)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        try:
-            backbone = Backbone(str(spec), in_chans=in_chans, output_stride=output_stride)
-        except UserError as error:
-            raise UserError(f"{spec!s}: no backbone file, no run folder and no network to build ({error})") from None
-    colour = IMAGENET if in_chans == 3 else {key: (value,) * in_chans for key, value in GREY.items()}
-    names = {"timm_name": backbone.name, "stem": backbone.stem, "method": "random"}
-    backbone.metadata = {**_structure(backbone), **colour, **names, "step": 0}
+    name, path, part = parse_spec(spec)
+    if path is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            try:
+                backbone = network(name, in_chans=in_chans, output_stride=output_stride)
+            except UserError as error:
+                raise UserError(
+                    f"{spec!s}: no backbone file, no run folder and no network to build ({error})"
+                ) from None
+        backbone.metadata = _facts(backbone, "random")
+        return backbone.eval()
+    if path.is_dir() and (path / FILE_NAME).is_file():
+        path /= FILE_NAME
+    if not _is_ours(path):
+        return import_backbone(path, name, part, output_stride=output_stride)
+    backbone = load_backbone(path, output_stride=output_stride)
+    if part or name not in ("", backbone.name):
+        raise UserError(f"{spec!s}: {path} is a backbone file, of a {backbone.name}; it needs neither NAME= nor :PART")
+    return backbone
+
+
+def import_backbone(path: Path, name: str = "", part: str = "", *, output_stride: int = 32) -> Backbone:
+    """The backbone of another project's checkpoint, in eval mode; what was matched, dropped and filled is logged.
+
+    ``name`` is timm's; without it depths and widths decide. A tag in it, as in resnet50.a1_in1k, tells the mean and std
+    of the pictures; ImageNet's are taken otherwise, with a red std of 0.228 where the file shows that it comes from
+    SwAV, DeepCluster-v2 or VICRegL. Raises UserError, and nothing is returned, unless every tensor fits.
+    """
+    name, tag = split_model_name_tag(name)
+    found = read_foreign(path, part)
+    try:
+        name, channels = name or timm_name(found.layout, found.tensors), in_chans(found.layout, found.tensors)
+        backbone = network(name, in_chans=channels, output_stride=output_stride)
+        colour = colours_of_tag(f"{name}.{tag}") if tag and channels == 3 else colours(channels, found.origin)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    report = fill_foreign(backbone, path, found)
+    backbone.metadata = {**_facts(backbone, found.origin or "imported"), **colour, "file": str(path), "import": report}
+    of = f" of {found.origin}" if found.origin else ""
+    _say_once(f"{report}: {backbone.name}{of}, mean {colour['mean']}, std {colour['std']}")
     return backbone.eval()
 
 
-def init_backbone(backbone: Backbone, path: str | Path) -> str:
-    """Fill ``backbone`` from a backbone file, or from a state dict of timm or torchvision (.safetensors or torch.save).
+def init_backbone(backbone: Backbone, spec: str | Path) -> str:
+    """Fill ``backbone`` from a backbone file or a checkpoint of another project, PATH or PATH:PART.
 
-    A ConvNeXt's layer scale is folded into ``mlp.fc2`` and a classifier dropped; all else has to fit exactly. Returns
-    one line that says what was done. Raises UserError with the missing, unexpected and misshapen keys.
+    A ConvNeXt's layer scale is folded into ``mlp.fc2`` and heads dropped; all else has to fit exactly. Returns one line
+    that says what was done. Raises UserError with the missing, unexpected and misshapen keys.
     """
-    path = Path(path)
+    name, path, part = parse_spec(spec)
+    if path is None or name not in ("", backbone.name):
+        raise UserError(f"{spec!s}: names a network; the backbone to fill is a {backbone.name} and needs a file")
+    if not _is_ours(path):
+        return fill_foreign(backbone, path, read_foreign(path, part))
+    tensors, facts = _read(path)
+    if part:
+        raise UserError(f"{spec!s}: a backbone file has no parts")
+    if facts["timm_name"] != backbone.name:  # some differ without a key that shows it, as resnet50 and resnetblur50
+        raise UserError(f"{path}: a {facts['timm_name']}; the backbone to fill is a {backbone.name}")
+    return fill(backbone, path, tensors, f"backbone file, {facts['method']}, step {facts['step']}")
+
+
+def _facts(backbone: Backbone, method: str) -> dict[str, object]:
+    names = {"timm_name": backbone.name, "stem": backbone.stem, "method": method}
+    return {**_structure(backbone), **colours(backbone.in_chans), **names, "step": 0}
+
+
+@cache  # a backbone is found once a seed
+def _say_once(line: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        log.warning(line)
+
+
+def _is_ours(path: Path) -> bool:
     _require_content(path)
-    if path.suffix == ".safetensors" and _metadata(path).get("format") == FORMAT:
-        tensors, facts = _read(path)
-        remark = f"backbone file, {facts['method']}, step {facts['step']}"
-        if facts["timm_name"] != backbone.name:  # some differ without a key that shows it, as resnet50 and resnetblur50
-            raise UserError(f"{path}: a {facts['timm_name']}; the backbone to fill is a {backbone.name}")
-    else:
-        tensors = read_state_dict(path)
-        try:
-            tensors, remark = to_ours(tensors, backbone.net.state_dict())
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from None
-    if report := key_report(backbone.net.state_dict(), tensors):
-        raise UserError(f"{path} ({remark}) does not fit {backbone.name}: {report}")
-    backbone.net.load_state_dict(tensors)
-    return f"{len(tensors)} tensors of {path} ({remark})"
+    return path.suffix == ".safetensors" and _metadata(path).get("format", "").startswith("densessl")
 
 
 def _structure(backbone: Backbone) -> dict[str, object]:
@@ -153,7 +200,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if metadata.get("format") != FORMAT:
         raise UserError(
             f"{path}: a safetensors file without densessl's metadata (format {metadata.get('format')!r} instead of "
-            f"{FORMAT!r}); weights of another project come in by backbone.init={path} of pretrain"
+            f"{FORMAT!r}); weights of another project come in by find_backbone or by backbone.init={path} of pretrain"
         )
     for key, kind in FACTS.items():
         try:
@@ -172,9 +219,15 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _require_content(path: Path) -> None:
+    if path.is_dir():
+        if not (path / FOLDER_WEIGHTS).is_file():
+            raise UserError(
+                f"{path}: a folder without {FILE_NAME}, which a run has after its first save, and without "
+                f"Hugging Face's {FOLDER_WEIGHTS}"
+            )
+        path /= FOLDER_WEIGHTS
     if not path.is_file():
-        what = "a folder, not a file" if path.is_dir() else "no such file"
-        raise UserError(f"{path}: {what}; a run keeps its backbone in RUN/{FILE_NAME}")
+        raise UserError(f"{path}: no such file; a run keeps its backbone in RUN/{FILE_NAME}")
     if not path.stat().st_size:
         raise UserError(f"{path}: the file is empty")
 

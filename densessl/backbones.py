@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from densessl.errors import UserError
 
+VIT = ("vit_", "deit", "test_vit")  # how timm's names of vision transformers begin
+
 
 class Backbone(nn.Module):
     """Any timm ConvNeXt or ResNet with random weights and without a classifier.
@@ -37,6 +39,24 @@ class Backbone(nn.Module):
         stem: Literal["imagenet", "small"] = "imagenet",
     ) -> None:
         super().__init__()
+        net = self._network(name, in_chans, drop_path, output_stride, stem)
+        self.name = name
+        self.in_chans = in_chans
+        self.output_stride = output_stride
+        self.stem = stem
+        self.net: Any = net
+        stages: list[Any] = net.feature_info[-4:]
+        self.channels: tuple[int, ...] = tuple(stage["num_chs"] for stage in stages)
+        self.strides: tuple[int, ...] = tuple(stage["reduction"] for stage in stages)
+        self.batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in net.modules())
+        self.metadata: dict[str, object] = {}
+
+    def _network(self, name: str, in_chans: int, drop_path: float, output_stride: int, stem: str) -> Any:
+        if name.startswith(VIT) and timm.is_model(name):
+            raise UserError(
+                f"backbone.name: {name!r} is a vision transformer; densessl pretrains ConvNeXts and ResNets, and only "
+                "measures others"
+            )
         family: dict[str, Any] = {"head_norm_first": True, "head_hidden_size": 0} if "convnext" in name else {}
         if not timm.is_model(name) or not name.startswith(("convnext", "resnet", "test_convnext", "test_resnet")):
             raise UserError(f"backbone.name: {name!r} is no ConvNeXt or ResNet of timm{_nearest(name)}")
@@ -62,16 +82,7 @@ class Backbone(nn.Module):
             # create_model drops arguments that are None, so layer scale can't be switched off there: it stays at 1e-6.
             if getattr(module, "gamma", None) is not None:
                 module.register_parameter("gamma", None)
-        self.name = name
-        self.in_chans = in_chans
-        self.output_stride = output_stride
-        self.stem = stem
-        self.net = net
-        stages: list[Any] = net.feature_info[-4:]
-        self.channels: tuple[int, ...] = tuple(stage["num_chs"] for stage in stages)
-        self.strides: tuple[int, ...] = tuple(stage["reduction"] for stage in stages)
-        self.batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in net.modules())
-        self.metadata: dict[str, object] = {}
+        return net
 
     def stages(self, image: Tensor) -> list[Tensor]:
         """Raw stage maps, fine to coarse, each (B, C, H, W): what dense heads read. Never with the final norm."""

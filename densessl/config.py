@@ -36,7 +36,7 @@ class BackboneConfig(Section):
     in_chans: Count = 3
     stem: Literal["imagenet", "small"] = "imagenet"  # small, of ResNets: 3 x 3 without pooling, for pictures of 32 px
     drop_path: Share = 0.0
-    init: str | None = None  # start from a backbone file, or from a timm or torchvision state dict
+    init: str | None = None  # start from a backbone file or any checkpoint of the same network
 
 
 class DataConfig(Section):

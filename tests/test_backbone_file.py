@@ -122,7 +122,7 @@ def test_output_stride_refines_the_maps_of_the_same_weights(tmp_path: Path) -> N
     ("spec", "message"),
     [
         ("convnext_atoo", "nearest: convnext_atto"),
-        ("vit_small_patch16_224", "is no ConvNeXt or ResNet"),
+        ("swin_tiny_patch4_window7_224", "is no ConvNeXt or ResNet"),
         ("missing/backbone.safetensors", "no such file"),
         ("missing.pth", "no such file"),
         (".", "folder without backbone.safetensors"),

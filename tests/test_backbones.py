@@ -120,7 +120,12 @@ def test_drop_path_and_channels() -> None:
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("convnext_smal", "nearest: convnext_small"), ("vit_tiny_patch16_224", "no ConvNeXt or ResNet"), ("", "see timm")],
+    [
+        ("convnext_smal", "nearest: convnext_small"),
+        ("vit_tiny_patch16_224", "is a vision transformer; densessl pretrains ConvNeXts and ResNets"),
+        ("swin_tiny_patch4_window7_224", "no ConvNeXt or ResNet"),
+        ("", "see timm"),
+    ],
 )
 def test_other_networks_are_refused(name: str, message: str) -> None:
     with pytest.raises(UserError, match=message):

@@ -15,7 +15,7 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from weights import image, scatter
+from weights import image, scatter, timm_maps
 
 from densessl.backbone_file import IMAGENET, init_backbone, save_backbone
 from densessl.backbones import Backbone
@@ -40,10 +40,6 @@ def torchvision_maps(net: nn.Module, x: Tensor) -> list[Tensor]:
     raise AssertionError("no avgpool")
 
 
-def timm_maps(net: Any, x: Tensor) -> list[Tensor]:
-    return net.forward_intermediates(x, intermediates_only=True)[-4:]
-
-
 FOREIGN: dict[str, tuple[str, Callable[[], nn.Module], Callable[[Any, Tensor], list[Tensor]], str]] = {
     "torchvision ConvNeXt": (
         "convnext_tiny",
@@ -51,7 +47,7 @@ FOREIGN: dict[str, tuple[str, Callable[[], nn.Module], Callable[[Any, Tensor], l
         torchvision_maps,
         "18 blocks.*dropped cl",
     ),
-    "torchvision ResNet": ("resnet18", torchvision.models.resnet18, torchvision_maps, "dropped fc.weight, fc.bias"),
+    "torchvision ResNet": ("resnet18", torchvision.models.resnet18, torchvision_maps, r"dropped fc\.\* \(2\)"),
     "timm ConvNeXt": (
         "convnext_atto",
         lambda: timm.create_model("convnext_atto"),
@@ -64,7 +60,12 @@ FOREIGN: dict[str, tuple[str, Callable[[], nn.Module], Callable[[Any, Tensor], l
         timm_maps,
         "12 blocks",
     ),
-    "timm ResNet": ("resnet18d", lambda: timm.create_model("resnet18d", num_classes=7), timm_maps, "dropped fc.weight"),
+    "timm ResNet": (
+        "resnet18d",
+        lambda: timm.create_model("resnet18d", num_classes=7),
+        timm_maps,
+        r"dropped fc\.\* \(2\)",
+    ),
 }
 
 
@@ -135,9 +136,9 @@ def resnet_state(**changes: Any) -> dict[str, Any]:
         (lambda: {k: v for k, v in resnet_state().items() if "layer3.1" not in k}, "missing: layer3.1.conv1.weight"),
         (
             lambda: {k.replace("layer1", "layerX"): v for k, v in resnet_state().items()},
-            "no known layout.*conv1.weight",
+            "no backbone of a known layout.*conv1.weight",
         ),
-        (lambda: resnet_state(projector=torch.ones(1)), "1 unexpected: projector"),
+        (lambda: resnet_state(extra=torch.ones(1)), "1 unexpected: extra"),
         (lambda: resnet_state(**{"module.conv1.weight": torch.ones(1)}), "two keys are called 'conv1.weight'"),
         (lambda: resnet_state(step=3), "'step' is a int"),
         (lambda: {}, "holds no state dict"),

@@ -102,7 +102,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "backbone", nargs="*", metavar="BACKBONE", help="a run folder, a backbone file, or a timm name: random weights"
+        "backbone",
+        nargs="*",
+        metavar="BACKBONE",
+        help="a run folder, a backbone file, any checkpoint of a ConvNeXt or ResNet, TIMM_NAME=CHECKPOINT, or a timm "
+        "name: random weights",
     )
     parser.add_argument(
         "--data",

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from densessl.backbone_spec import parse_spec
 from densessl.errors import UserError
 
 
@@ -13,12 +14,13 @@ def short_names(specs: Sequence[str]) -> dict[str, str]:
     """A short name for each backbone: its run folder's, its file's, or timm's; the whole path where two are alike."""
     short = {}
     for spec in specs:
-        path = Path(spec).resolve()
-        if path.is_dir() or path.is_file():
-            run = path.is_file() and path.stem == "backbone"
-            short[spec] = path.parent.name if run else path.stem if path.is_file() else path.name
+        name, path, part = parse_spec(spec)
+        if path is None:
+            short[spec] = f"{name} (random)"
         else:
-            short[spec] = f"{spec} (random)"
+            path = path.resolve()
+            short[spec] = (path if path.is_dir() else path.parent).name if _of_run(path) else path.stem
+            short[spec] += f":{part}" if part else ""
     names = list(short.values())
     return {spec: name if names.count(name) == 1 else spec for spec, name in short.items()}
 
@@ -29,13 +31,18 @@ def result_folders(names: dict[str, str], out: Path | None, kind: str, setting: 
 
 
 def _folder(spec: str, name: str, out: Path | None, several: bool, kind: str, setting: str) -> Path:
-    plain = name.replace(" (random)", "-random").replace(os.sep, "-")
+    plain = name.replace(" (random)", "-random").replace(os.sep, "-").replace(":", "-")
     if out is not None:
         return out / plain if several else out
-    path = Path(spec)
-    if path.exists():
+    path = parse_spec(spec).path
+    if path is not None and _of_run(path):
         return (path if path.is_dir() else path.parent) / kind / setting
     return Path("checkpoints") / "eval" / plain / setting
+
+
+def _of_run(path: Path) -> bool:
+    """A run folder or its backbone file; other files may share their folder, and it may not be ours to write in."""
+    return path.is_dir() or path.stem == "backbone"
 
 
 def make_folder(folder: Path) -> None:

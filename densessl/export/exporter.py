@@ -2,39 +2,99 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from densessl.backbones import Backbone
+from densessl.errors import UserError
+from densessl.key_report import key_report
+
+Stages = Callable[[Tensor], Sequence[Tensor]]
+
+
+class NotInstalled(Exception):
+    """The destination's package isn't here, so nothing can be said of what it makes of a file."""
 
 
 class Exporter(Protocol):
-    """One destination: its file, its own architecture, and how it loads the one into the other."""
+    """One destination: its file, and how its users open it."""
 
     @property
     def SUFFIX(self) -> str:
         """How the destination wants its files to end."""
 
-    def architecture(self, backbone: Backbone) -> nn.Module:
-        """The destination's own network of that name, no classifier. Raises UserError if it has none."""
+    @property
+    def NEEDS(self) -> tuple[str, ...]:
+        """Packages without which nothing can be written; others are for ``open`` alone."""
 
-    def tensors(self, backbone: Backbone, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The backbone in the names and shapes of the destination, whose state dict is ``wanted``."""
+    def write(self, backbone: Backbone, file: Path) -> None:
+        """The backbone as the destination wants it. Raises UserError for a network that it doesn't have, OSError."""
 
-    def write(self, tensors: dict[str, Tensor], file: Path) -> None:
-        """Equal tensors give equal bytes. Raises OSError."""
+    def open(self, backbone: Backbone, file: Path) -> Stages:
+        """The destination's own network with the file's weights, as its four stage maps of pictures (B, C, H, W).
 
-    def load(self, net: nn.Module, file: Path) -> None:
-        """Fill the destination's network from the file as its users do. Raises RuntimeError unless all keys fit."""
+        Raises NotInstalled without the destination's package, and RuntimeError unless it takes all keys and no others.
+        """
 
-    def stages(self, net: nn.Module, image: Tensor) -> list[Tensor]:
-        """The destination's four stage maps."""
-
-    def snippet(self, backbone: Backbone, net: nn.Module, file: Path) -> str:
+    def snippet(self, backbone: Backbone, file: Path) -> str:
         """Python for the destination that makes ``vectors`` and ``maps`` of ``image``, equal to densessl's.
 
         Comments say where the destination differs with the same weights.
         """
+
+
+def installed(package: str) -> Any:
+    """The imported package. Raises NotInstalled, also where it is there and doesn't work."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise NotInstalled(f"{package} isn't installed ({error})") from None
+
+
+def plain(backbone: Backbone, target: str) -> None:
+    """Raises UserError for a stem that no other library has."""
+    if backbone.stem != "imagenet":
+        raise UserError(f"{target} has no {backbone.name} with a {backbone.stem} stem; densessl.load_backbone takes it")
+
+
+def renamed(backbone: Backbone, name_of: Callable[[str], str]) -> dict[str, Tensor]:
+    """The backbone's tensors under the destination's names."""
+    return {name_of(key): tensor.contiguous() for key, tensor in backbone.net.state_dict().items()}
+
+
+def fitting(tensors: Mapping[str, Tensor], net: nn.Module, target: str, name: str) -> dict[str, Tensor]:
+    """``tensors`` in the shapes of the destination's network, layer scale, which it always has, set to ones.
+
+    Only axes of length 1 come or go. Raises UserError with a key report where they don't fit.
+    """
+    wanted = net.state_dict()
+    scales = {key: value.new_ones(value.shape) for key, value in wanted.items() if _is_scale(key)}
+    found = {
+        key: tensor.reshape(wanted[key].shape) if key in wanted and _same(tensor, wanted[key]) else tensor
+        for key, tensor in {**scales, **tensors}.items()
+    }
+    if report := key_report(wanted, found):
+        raise UserError(f"not exported: {target}'s {name} would not load it: {report}")
+    return found
+
+
+def first_norms(backbone: Backbone) -> dict[str, Tensor]:
+    """norm0 to norm2 of ports of ConvNeXt for dense use, which normalise each map: untrained, ones and zeros."""
+    return {
+        f"norm{i}.{part}": torch.full((width,), float(part == "weight"))
+        for i, width in enumerate(backbone.channels[:3])
+        for part in ("weight", "bias")
+    }
+
+
+def _is_scale(key: str) -> bool:
+    return key.rpartition(".")[2] in ("gamma", "layer_scale") and ".grn." not in key
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return [side for side in a.shape if side != 1] == [side for side in b.shape if side != 1]

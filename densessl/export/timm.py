@@ -2,54 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from safetensors.torch import save
 from timm.models import load_checkpoint
-from torch import Tensor, nn
+from torch import nn
 
-from densessl import layouts
 from densessl.backbones import Backbone
-from densessl.errors import UserError
+from densessl.export.exporter import Stages, fitting, plain, renamed
+from densessl.foreign import layouts
 
 SUFFIX = ".safetensors"
+NEEDS: tuple[str, ...] = ()
 
 
 def architecture(backbone: Backbone) -> nn.Module:
-    if backbone.stem != "imagenet":
-        raise UserError(f"timm has no {backbone.name} with a {backbone.stem} stem; densessl.load_backbone takes it")
+    plain(backbone, "timm")
     return timm.create_model(backbone.name, num_classes=0, in_chans=backbone.in_chans)
 
 
-def tensors(backbone: Backbone, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """timm always multiplies by layer scale, so it gets ones; its final norm stands in the head."""
-    name_of = layouts.timm_convnext if "head.norm.weight" in wanted else layouts.same
-    ours = {name_of(key): tensor for key, tensor in backbone.net.state_dict().items()}
-    return ours | {key: torch.ones_like(value) for key, value in wanted.items() if key.endswith(".gamma")}
+def write(backbone: Backbone, file: Path) -> None:
+    net = architecture(backbone)
+    name_of = layouts.timm_convnext if _normed(net) else layouts.same
+    file.write_bytes(save(fitting(renamed(backbone, name_of), net, "timm", backbone.name), {"format": "pt"}))
 
 
-def write(tensors: dict[str, Tensor], file: Path) -> None:
-    file.write_bytes(save(tensors, {"format": "pt"}))
-
-
-def load(net: nn.Module, file: Path) -> None:
+def open(backbone: Backbone, file: Path) -> Stages:
+    net: Any = architecture(backbone).eval()
     load_checkpoint(net, str(file))  # what create_model(checkpoint_path=...) calls: strict
+    return lambda image: net.forward_intermediates(image, intermediates_only=True)[-4:]
 
 
-def stages(net: Any, image: Tensor) -> list[Tensor]:
-    return net.forward_intermediates(image, intermediates_only=True)[-4:]
-
-
-def snippet(backbone: Backbone, net: nn.Module, file: Path) -> str:
+def snippet(backbone: Backbone, file: Path) -> str:
     mean, std = backbone.metadata["mean"], backbone.metadata["std"]
     weights = f"file={str(file)!r}, num_classes=0, mean={mean}, std={std}, input_size=({backbone.in_chans}, 224, 224)"
     arguments = f"{backbone.name!r}, pretrained=True, pretrained_cfg_overlay=weights"
     vectors = "vectors = net(image)"
-    if "head.norm.weight" in net.state_dict():
+    if _normed(architecture(backbone)):
         vectors = (
             "# densessl's vector is mean(norm); net(image) is norm(mean), unless head_norm_first=True is given above,\n"
             "# where the file's head.norm.* have to be called norm_pre.*\n"
@@ -64,3 +55,7 @@ net = timm.create_model({arguments}).eval()
 features = timm.create_model({arguments}, features_only=True).eval()
 maps = features(image)[-4:]
 """
+
+
+def _normed(net: nn.Module) -> bool:
+    return "head.norm.weight" in net.state_dict()

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 def parameter_groups(module: nn.Module, optim: OptimConfig) -> list[dict[str, Any]]:
     """Weights and vectors (1-D parameters: biases and norms) of ``module``; parts named in ``optim.constant`` apart.
 
-    The backbone stands apart where it has a learning rate of its own. Vectors are neither decayed nor adapted by LARS unless ``optim.decay_all``. Each group says what set_lr needs. All
-    this is decided here because ZeRO hands optimisers flat tensors, whose shapes say nothing. Raises UserError for a
-    part that ``module`` does not have.
+    The backbone stands apart where it has a learning rate of its own. Vectors are neither decayed nor adapted by LARS
+    unless ``optim.decay_all``. Each group says what set_lr needs. All this is decided here because ZeRO hands
+    optimisers flat tensors, whose shapes say nothing. Raises UserError for a part that ``module`` does not have.
     """
     trainable = [(name.split(".")[0], p) for name, p in module.named_parameters() if p.requires_grad]
     parts = list(dict.fromkeys(part for part, _ in trainable))

@@ -1,0 +1,35 @@
+"""The backbone as one function of a picture, for exporters that write computations and not only weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from timm.models.convnext import ConvNeXt
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from densessl.backbones import Backbone
+
+NAMES = ["stage1", "stage2", "stage3", "stage4", "vectors"]
+
+
+class StageMaps(nn.Module):
+    """Pictures (B, C, H, W) -> four stage maps, raw, and the pooled vectors (B, C) of the last after its norm."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone: Any = backbone.net
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        maps = self.backbone.forward_intermediates(image, intermediates_only=True)[-4:]
+        last = self.backbone.norm_pre(maps[-1]) if isinstance(self.backbone, ConvNeXt) else maps[-1]
+        return *maps, last.mean((2, 3))
+
+
+def exported(backbone: Backbone) -> ExportedProgram:
+    """For any batch, height and width."""
+    dynamic = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
+    with torch.no_grad():
+        example = torch.zeros(2, backbone.in_chans, 96, 64)
+        return torch.export.export(StageMaps(backbone).eval(), (example,), dynamic_shapes=(dynamic,))

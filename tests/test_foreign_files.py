@@ -1,0 +1,255 @@
+"""Files of others: read without running code, their network known from shapes, called by name."""
+
+import builtins
+import io
+import os
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from weights import image, scatter
+
+from densessl.backbone_file import IMAGENET, find_backbone, init_backbone, save_backbone
+from densessl.backbone_spec import BackboneSpec, parse_spec
+from densessl.backbones import Backbone
+from densessl.commands import export as export_command
+from densessl.commands.naming import result_folders, short_names
+from densessl.errors import UserError
+from densessl.foreign.architecture import CONVNEXTS, RESNETS, in_chans, timm_name
+from densessl.foreign.sources import find_part
+from densessl.foreign.state_file import read_state
+
+ARRAYS: dict[str, Any] = {
+    "float32": np.arange(24, dtype=np.float32).reshape(2, 3, 4),
+    "float64": np.array([0.1, 1e300]),
+    "half": np.array([1, -2], np.float16),
+    "int64": np.array(7),
+    "bytes": np.arange(5, dtype=np.uint8),
+    "big-endian": np.array([[1, 2], [3, 4]], ">i4"),
+    "column by column": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    "empty": np.zeros((0, 3), np.float32),
+    "slice": np.arange(20.0)[::3],
+}
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_arrays_of_a_pickle_are_read_as_numpy_wrote_them(protocol: int, tmp_path: Path) -> None:
+    content = {"model": OrderedDict(ARRAYS), "__author__": "torchvision", "matching_heuristics": True}
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps(content, protocol))
+    found = read_state(tmp_path / "w.pkl")
+    assert (found["__author__"], found["matching_heuristics"]) == ("torchvision", True)
+    assert list(found["model"]) == list(ARRAYS)
+    for name, array in ARRAYS.items():
+        assert found["model"][name].dtype == torch.from_numpy(np.zeros(1, array.dtype.newbyteorder("="))).dtype
+        np.testing.assert_array_equal(found["model"][name].numpy(), array, err_msg=name)
+
+
+class Trap:
+    """Runs a command when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (os.environ["TRAP"],)
+
+
+class Evaluate:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return builtins.eval, ("__import__('os').mkdir(__import__('os').environ['TRAP'])",)
+
+
+@pytest.mark.parametrize("suffix", [".pkl", ".pth"])
+@pytest.mark.parametrize("trap", [Trap, Evaluate])
+def test_no_code_of_a_pickle_runs(trap: type, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRAP", str(tmp_path / "sprung"))
+    path = tmp_path / f"w{suffix}"
+    for content in (trap(), {"model": {"a": np.ones(2), "b": trap()}}, [np.array([trap()], object)]):
+        path.write_bytes(pickle.dumps(content))
+        with pytest.raises(UserError, match=r"can run code when they are read; if you trust it|no whole pickle"):
+            read_state(path)
+    assert not (tmp_path / "sprung").exists()
+    pickle.loads(pickle.dumps(Trap()))  # it would have
+    assert (tmp_path / "sprung").exists()
+
+
+def test_arrays_of_objects_and_what_is_cut_are_refused(tmp_path: Path) -> None:
+    path, whole = tmp_path / "w.pkl", pickle.dumps({"model": ARRAYS})
+    refused = [
+        pickle.dumps({"a": np.array([1, "x"], object)}),
+        b"\x80\x04.",
+        b"nonsense",
+        *(whole[:n] for n in (1, 50)),
+    ]
+    lying = io.BytesIO()
+    pickler = pickle._Pickler(lying, 2)  # type: ignore[attr-defined]  # an array that claims more than its bytes
+    pickler.dump({"a": np.ones(2)})
+    refused.append(lying.getvalue().replace(b"K\x02\x85", b"K\x7f\x85"))
+    for content in refused:
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="no whole pickle"):
+            read_state(path)
+
+
+def test_torch_files_of_any_suffix_and_safetensors(tmp_path: Path) -> None:
+    state = {"a": torch.arange(3.0)}
+    for name in ("w.pkl", "w.bin", "w.ckpt", "w"):
+        torch.save(state, tmp_path / name)
+        assert torch.equal(read_state(tmp_path / name)["a"], state["a"])
+    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert torch.equal(read_state(tmp_path / "old.pth")["a"], state["a"])
+
+
+def test_an_object_that_blocks_a_file_is_named(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"a": torch.ones(1)}, "hyper_parameters": Path("x")}, tmp_path / "w.ckpt")
+    with pytest.raises(UserError, match=r"holds Python objects \(pathlib[\w.]*\), which can run code"):
+        read_state(tmp_path / "w.ckpt")
+
+
+NAMES = [
+    *(f"convnext_{size}" for size in CONVNEXTS.values() if timm.is_model(f"convnext_{size}")),
+    *(f"convnextv2_{size}" for size in CONVNEXTS.values() if timm.is_model(f"convnextv2_{size}")),
+    *RESNETS.values(),
+    *("resnet18d", "resnet34d", "resnet50d", "resnet50c", "resnet101d", "resnet152d", "resnet200d"),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_shapes_of_a_network_give_its_name(name: str) -> None:
+    with torch.device("meta"):
+        state = Backbone(name, in_chans=5).net.state_dict()
+    part = find_part(dict(state))
+    assert (timm_name(part.layout, part.tensors), in_chans(part.layout, part.tensors)) == (name, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        (
+            "resnet18",
+            {"in_chans": 1, "stem": "small"},
+            "a ResNet of depths 2, 2, 2, 2 .* begins with a 3x3 convolution",
+        ),
+        ("resnet18", {"conv1.weight": torch.ones(128, 3, 7, 7)}, r"stem has 128 channels instead of 64 \(x2\)"),
+        ("resnet18", {"layer2.2.conv1.weight": torch.ones(1)}, "of depths 2, 3, 2, 2 with basic blocks; NAME=FILE"),
+        ("resnet18", {"conv1.weight": None}, "without conv1.weight; NAME=FILE"),
+        (
+            "convnext_atto",
+            {"stages.2.blocks.6.conv_dw.weight": torch.ones(1)},
+            "a ConvNeXt of depths 2, 2, 7, 2 .* 40 ch",
+        ),
+        ("convnext_atto_ols", {}, "with more than a 4x4 stem: NAME=FILE"),
+        ("test_convnext", {}, "a ConvNeXt of depths 1, 2, 4, 2 that begins with 24 channels"),
+    ],
+)
+def test_a_network_without_a_name_is_asked_for(name: str, changes: Any, message: str, tmp_path: Path) -> None:
+    options = {key: changes.pop(key) for key in ("in_chans", "stem") if key in changes}
+    state: dict[str, Any] = {**Backbone(name, **options).net.state_dict(), **changes}
+    torch.save({key: value for key, value in state.items() if value is not None}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=message):
+        find_backbone(tmp_path / "w.pth")
+
+
+def test_nothing_is_returned_when_one_key_does_not_fit(tmp_path: Path) -> None:
+    state = scatter(timm.create_model("resnet18", num_classes=0)).state_dict()
+    torch.save({key: value for key, value in state.items() if key != "layer3.0.bn2.bias"}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"119 of 120 tensors fit; 1 missing: layer3\.0\.bn2\.bias"):
+        find_backbone(tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"does not fit resnet34: .*missing: layer1\.2\.conv1"):
+        find_backbone(f"resnet34={tmp_path / 'w.pth'}")
+
+
+def test_a_grey_network_has_grey_pictures(tmp_path: Path) -> None:
+    save_file(timm.create_model("resnet18", in_chans=1).state_dict(), tmp_path / "w.safetensors")
+    for spec in (tmp_path / "w.safetensors", f"resnet18={tmp_path / 'w.safetensors'}"):
+        backbone = find_backbone(spec, output_stride=8)
+        assert (backbone.in_chans, backbone.output_stride, backbone.metadata["mean"]) == (1, 8, (0.449,))
+
+
+def test_a_tag_of_timm_tells_its_mean_and_std(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_file(timm.create_model("resnet18").state_dict(), path)
+    plain, tagged = (find_backbone(f"{name}={path}") for name in ("resnet18", "resnet18.gluon_in1k"))
+    assert (plain.metadata["std"], tagged.name, tagged.metadata["std"]) == (
+        IMAGENET["std"],
+        "resnet18",
+        IMAGENET["std"],
+    )
+    with pytest.raises(UserError, match=r"timm has no weights resnet18\.mine; its tags of resnet18: .*gluon_in1k"):
+        find_backbone(f"resnet18.mine={path}")
+
+
+def test_how_a_backbone_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("w.pth", "a=b.pth", "a:b"):
+        Path(name).touch()
+    for spec, meant in {
+        "resnet18": BackboneSpec("resnet18", None, ""),
+        "resnet18.a1_in1k": BackboneSpec("resnet18.a1_in1k", None, ""),
+        "w.pth": BackboneSpec("", Path("w.pth"), ""),
+        "w.pth:student": BackboneSpec("", Path("w.pth"), "student"),
+        "resnet18=w.pth:a.b": BackboneSpec("resnet18", Path("w.pth"), "a.b"),
+        "a=b.pth": BackboneSpec("", Path("a=b.pth"), ""),
+        "x=a=b.pth": BackboneSpec("x", Path("a=b.pth"), ""),
+        "a:b": BackboneSpec("", Path("a:b"), ""),
+        "missing/w": BackboneSpec("", Path("missing/w"), ""),
+        "missing.tar": BackboneSpec("", Path("missing.tar"), ""),
+        "some/lr=1/w.pth": BackboneSpec("", Path("some/lr=1/w.pth"), ""),
+    }.items():
+        assert parse_spec(spec) == meant, spec
+    Path("run").mkdir()
+    specs = ["resnet18=w.pth:a.b", "w.pth", "run", "resnet18"]
+    names = short_names(specs)
+    assert list(names.values()) == ["w:a.b", "w", "run", "resnet18 (random)"]
+    folders = result_folders(names, None, "segmentation", "s")
+    assert list(map(str, folders.values())) == [
+        "checkpoints/eval/w-a.b/s",
+        "checkpoints/eval/w/s",
+        "run/segmentation/s",
+        "checkpoints/eval/resnet18-random/s",
+    ]
+
+
+def test_a_backbone_file_needs_no_name_and_no_part(tmp_path: Path) -> None:
+    path = tmp_path / "backbone.safetensors"
+    save_backbone(path, Backbone("resnet18"), **IMAGENET, method="m", step=3)
+    assert find_backbone(f"resnet18={path}").metadata["step"] == 3
+    for spec in (f"resnet34={path}", f"{path}:backbone"):
+        with pytest.raises(UserError, match="a backbone file, of a resnet18; it needs neither"):
+            find_backbone(spec)
+    with pytest.raises(UserError, match="a backbone file has no parts"):
+        init_backbone(Backbone("resnet18"), f"{path}:backbone")
+    with pytest.raises(UserError, match="names a network; the backbone to fill is a resnet18"):
+        init_backbone(Backbone("resnet18"), "resnet34")
+
+
+def test_an_import_is_told_once_and_by_the_first_process(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "w.pth"
+    torch.save(timm.create_model("test_resnet").state_dict(), path)
+    for _ in range(3):
+        find_backbone(f"test_resnet={path}")
+    assert caplog.messages == [
+        f"90 tensors of {path} (ResNet; dropped fc.* (2)): test_resnet, mean (0.485, 0.456, 0.406), "
+        "std (0.229, 0.224, 0.225)"
+    ]
+    monkeypatch.setenv("RANK", "1")
+    path = path.rename(tmp_path / "w2.pth")
+    find_backbone(f"test_resnet={path}")
+    assert len(caplog.messages) == 1
+
+
+def test_an_export_takes_a_foreign_checkpoint(tmp_path: Path) -> None:
+    net = scatter(timm.create_model("convnext_atto"))
+    torch.save({"model": net.state_dict()}, tmp_path / "w.pth")
+    assert export_command.main([f"convnext_atto={tmp_path / 'w.pth'}", "--to", "timm"]) == 0
+    again = timm.create_model(
+        "convnext_atto", num_classes=0, checkpoint_path=tmp_path / "convnext_atto.timm.safetensors"
+    )
+    with torch.inference_mode():
+        x = image(64, 64)
+        torch.testing.assert_close(again.eval().forward_features(x), net.forward_features(x), rtol=0, atol=1e-4)
