@@ -1,4 +1,4 @@
-"""eval-seg: measure frozen feature maps by linear segmentation."""
+"""eval-seg: measure feature maps by segmentation."""
 
 from __future__ import annotations
 
@@ -16,12 +16,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 EXAMPLES = """
+your own checkpoint on your own masks:
+  eval-seg my_model.pth --data MY_FOLDER --protocol linear_fast
+  MY_FOLDER has images/{train,val}/NAME.jpg, masks/{train,val}/NAME.png and classes.txt. A mask has 8 bits; value n is
+  the class on line n of classes.txt, counted from 0, and 255 is ignored. TIMM_NAME=my_model.pth names the network
+  where the checkpoint doesn't show it.
+
 Several backbones are compared with the first: differences with intervals over the validation pictures. Several
 processes train the same head and share the validation pictures; the numbers are those of one process.
 
 examples:
   eval-seg checkpoints/demo --data scenes
-  eval-seg checkpoints/mine/backbone.safetensors resnet50 --data MY_FOLDER --seeds 3
+  eval-seg checkpoints/mine resnet50 --data MY_FOLDER --seeds 3
   eval-seg resnet50 --data VOCdevkit --protocol vicregl_resnet --set iterations=4000 batch=8
   torchrun --nproc_per_node 8 tools/eval_seg.py checkpoints/mine --data VOCdevkit --protocol vicregl_resnet
 """
@@ -97,7 +103,8 @@ def main(argv: list[str] | None = None) -> int:
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="eval-seg",
-        description="The backbone is frozen, a linear head is trained on the train split and scored on val.",
+        description="A head is made from the train split, linear on the frozen backbone unless the protocol says "
+        "otherwise, and scored on val.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
