@@ -18,7 +18,7 @@ demo: install
 	$(BIN)/python tools/demo.py --seeds $(SEEDS)
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile
 
 check: install
 	$(BIN)/ruff format --check

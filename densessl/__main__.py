@@ -12,6 +12,7 @@ from densessl.errors import UserError
 COMMANDS = {
     "pretrain": "train a backbone on pictures without labels",
     "eval-seg": "measure its feature maps by segmentation, backbone frozen",
+    "eval-det": "measure its weights by detection, a copy of them fine-tuned",
     "eval-cls": "measure its pooled features by classification, backbone frozen",
     "compare": "all of these for several methods under one budget, in one table",
     "export": "hand it to timm, torchvision, detectron2, ..., verified",

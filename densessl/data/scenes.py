@@ -56,6 +56,14 @@ class Scenes:
             mask[top:bottom, left:right][cover > 127] = self.classes.index(name)
         return mask
 
+    def instances(self, i: int) -> tuple[np.ndarray, list[str]]:
+        """(size, size) uint8: n where the n-th object from the back is seen, 0 on the ground; and their classes."""
+        _, shapes = self._layout(i)
+        numbers = np.zeros((self.size, self.size), np.uint8)
+        for number, (_, (top, left, bottom, right), cover) in enumerate(shapes, 1):
+            numbers[top:bottom, left:right][cover > 127] = number
+        return numbers, [shape.name for shape in shapes]
+
     def read(self, i: int) -> np.ndarray:
         """(size, size, 3) uint8 RGB. Kept once drawn, 77 kB at 160 pixels: drawing takes longer than all its crops."""
         if i not in self._drawn:

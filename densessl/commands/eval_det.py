@@ -1,0 +1,173 @@
+"""eval-det: measure how much a backbone's weights help a detector."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from densessl.commands.naming import make_folder, result_folders, short_names
+from densessl.errors import UserError
+
+EXAMPLES = """
+Several backbones are compared with the first. Several processes share the pictures of each batch, and the gradient is
+that of the whole batch. A training that was killed continues from its last state with --resume and the same words.
+
+examples:
+  eval-det checkpoints/demo --data scenes --init random --seeds 3
+  eval-det checkpoints/mine --data MY_FOLDER --set iterations=2000 steps=[1600]
+  eval-det checkpoints/mine --data VOCdevkit --protocol voc0712_24k --init random
+  torchrun --nproc_per_node 8 tools/eval_det.py checkpoints/mine --data coco --protocol coco_1x
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = _arguments(argv)
+    from densessl.detection.protocols import PROTOCOLS, deviations, digest, find_protocol
+
+    if args.list:
+        for protocol in PROTOCOLS.values():
+            print(f"{protocol.name} [{digest(protocol)}]\n  {protocol.source}")
+            print("  " + ", ".join(f"{key}={value}" for key, value in protocol.settings().items()) + "\n")
+        return 0
+    protocol = find_protocol(args.protocol, args.set)  # a wrong word is refused before anything heavy is imported
+
+    from densessl.backbone_file import find_backbone
+    from densessl.detection.datasets import open_dataset
+    from densessl.detection.evaluation import check, evaluate
+    from densessl.detection.report import write, write_comparison
+    from densessl.detection.result import Outcome
+    from densessl.detection.state import StateFile
+    from densessl.detection.table import table
+    from densessl.device import find_device
+    from densessl.training import distributed
+
+    train, val = open_dataset(args.data, "train"), open_dataset(args.data, "val")
+    colours: dict[str, dict[str, Any]] = {}  # of pictures, for random weights: those of the backbone they stand beside
+    for spec in args.backbone:  # all that can be refused is refused before hours of work
+        backbone = find_backbone(spec)
+        check(backbone, train, val, protocol)
+        if args.init == "random" and backbone.name not in args.backbone:
+            colours.setdefault(backbone.name, {k: backbone.metadata[k] for k in ("mean", "std")})
+    specs = [*args.backbone, *colours]
+    seeds = list(range(args.seeds)) if args.seeds else [args.seed]
+    names = short_names(specs)
+    setting = f"{train.title}-{protocol.name}-{digest(protocol)}-" + (
+        f"seeds{len(seeds)}" if args.seeds else f"seed{args.seed}"
+    )
+    folders = result_folders(names, args.out, "detection", setting)
+    states = {(spec, seed): folders[spec] / f"state-seed{seed}.pt" for spec in specs for seed in seeds}
+
+    outcomes = []
+    with distributed.connected(args.device) as device:
+        place, first = find_device(device), distributed.is_first()
+        for folder in folders.values():
+            distributed.on_first(make_folder, folder)
+        distributed.on_first(_check_states, list(states.values()), args.resume)
+        # The progress of the first is that of all.
+        with contextlib.nullcontext() if first else contextlib.redirect_stderr(io.StringIO()):
+            for spec in specs:
+                results = []
+                for seed in seeds:
+                    backbone = find_backbone(spec, seed=seed)
+                    backbone.metadata |= colours.get(spec, {})
+                    state = StateFile(states[spec, seed], args.save_every, args.resume)
+                    results.append(
+                        evaluate(
+                            backbone,
+                            train,
+                            val,
+                            protocol,
+                            seed=seed,
+                            device=str(place),
+                            workers=args.workers,
+                            state=state,
+                        )
+                    )
+                outcomes.append(Outcome(names[spec], results))
+                if first:
+                    write(folders[spec], outcomes[-1], val)
+    if not first:
+        return 0
+    print(table(outcomes))
+    if deviations(protocol):
+        print(f"not {protocol.name} itself: {', '.join(deviations(protocol))}\n")
+    for folder in folders.values():
+        print(f"results and pictures: {folder}")
+    if len(outcomes) > 1:
+        comparison = args.out or folders[specs[0]]
+        write_comparison(comparison, outcomes)
+        print(f"comparison: {comparison}")
+    for file in states.values():  # not before: a table that was interrupted begins with what is finished
+        file.unlink(missing_ok=True)
+    return 0
+
+
+def _check_states(files: Sequence[Path], resume: bool) -> None:
+    """Raises UserError where a training would be overwritten, or where there is none to continue."""
+    there = [file for file in files if file.exists()]
+    if there and not resume:
+        raise UserError(
+            f"{there[0]}: a training was interrupted here; --resume continues it, without that file it begins anew"
+        )
+    if resume and not there:
+        raise UserError(f"--resume: there is no state of a training, as {files[0]} would be one")
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="eval-det",
+        description="A detector of torchvision is trained on a copy of the backbone and scored on val as COCO does.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "backbone", nargs="*", metavar="BACKBONE", help="a run folder, a backbone file, or a timm name: random weights"
+    )
+    parser.add_argument(
+        "--data",
+        metavar="PATH",
+        help="images/{train,val}/ with annotations/{train,val}.json in COCO's form; COCO or VOC as published, "
+        "VOCdevkit:07 or :12 for one year; or the word scenes",
+    )
+    parser.add_argument("--protocol", default="det_small", metavar="NAME", help="see --list; default det_small")
+    parser.add_argument(
+        "--set", nargs="+", default=[], action="extend", metavar="KEY=VALUE", help="change settings, and so the hash"
+    )
+    parser.add_argument(
+        "--init", choices=["random"], help="random: beside each architecture a row with random weights of it"
+    )
+    seeds = parser.add_mutually_exclusive_group()
+    seeds.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the new parts and random weights; default 0"
+    )
+    seeds.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N-1, reported as mean ± standard deviation")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: detection/ in the run folder")
+    parser.add_argument("--resume", action="store_true", help="continue what was interrupted")
+    parser.add_argument(
+        "--save-every", type=int, default=500, metavar="N", help="iterations between states; default 500"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=max(1, min(4, (os.cpu_count() or 1) // 2)),
+        metavar="N",
+        help="processes that read pictures",
+    )
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:1, ...; of several processes: auto or cpu"
+    )
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it
+    parser.add_argument("--list", action="store_true", help="print the protocols: hash, source, settings")
+    args = parser.parse_args(argv)
+    if not args.list and not (args.backbone and args.data):
+        parser.error("a BACKBONE and --data are needed, or --list")
+    if (args.seeds is not None and args.seeds < 1) or args.seed < 0 or args.workers < 0 or args.save_every < 1:
+        parser.error("--seeds and --save-every must be at least 1, --seed and --workers at least 0")
+    if len(set(args.backbone)) < len(args.backbone):
+        parser.error("a BACKBONE stands twice")
+    return args
