@@ -1,11 +1,32 @@
-"""What is missing in a folder: the tree that was expected, and the tree that is there."""
+"""Data sets recognised by their folders, and what is missing where none is."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from densessl.errors import UserError
+
+
+def open_layout(layouts: Mapping[str, Any], path_or_name: str | Path, split: str, kind: str) -> Any:
+    """The first of ``layouts`` (name -> class(path, split)) that ``recognises`` the path or the name.
+
+    One that has ``words`` takes one of them as a third argument, from ``PATH:WORD``: which of its lists or labels.
+    Raises UserError with the expected trees (``layout``) and the one found where none does.
+    """
+    path, colon, word = str(path_or_name).rpartition(":")
+    if not colon or Path(path_or_name).exists():
+        path, word = str(path_or_name), ""
+    for name, dataset in layouts.items():
+        if dataset.recognises(path):
+            words = getattr(dataset, "words", ())
+            if word and word not in words:
+                choice = f"may be one of {', '.join(words)}" if words else "has no meaning"
+                raise UserError(f"{path_or_name}: what stands behind the colon {choice} for {name}")
+            return dataset(path, split, word) if word else dataset(path, split)
+    expected = "\nor\n".join(d.layout.strip("\n") for d in layouts.values())
+    raise incomplete(Path(path_or_name), f"no {kind} data set that densessl reads", expected)
 
 
 def few(names: Iterable[str], most: int = 5) -> str:

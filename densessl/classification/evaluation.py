@@ -24,6 +24,7 @@ from densessl.classification.subset import balanced
 from densessl.classification.sweep import hold_out, sweep, sweep_crops
 from densessl.device import find_device
 from densessl.errors import UserError
+from densessl.outcomes import backbone_facts
 
 MANY = 10  # classes, above which five guesses say something
 Fitted = tuple[Tensor, dict[str, Any]]  # (M, classes) votes, and what training says of itself
@@ -130,12 +131,7 @@ def evaluate(
         protocol=protocol,
         seed=seed,
         pictures=(len(rows), len(truth)),
-        backbone={
-            "timm_name": backbone.name,
-            "channels": backbone.channels,
-            "strides": backbone.strides,
-            **backbone.metadata,
-        },
+        backbone=backbone_facts(backbone),
         device=str(place),
         seconds={name: round(value, 1) for name, value in seconds.items()},
     )

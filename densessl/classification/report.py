@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from densessl.classification.evaluation import Result
-from densessl.classification.protocols import Neighbours, deviations, digest, label
-from densessl.errors import UserError
-from densessl.files import aside
+from densessl.classification.protocols import Neighbours, deviations, label
+from densessl.outcomes import protocol_facts, write_files
 from densessl.versions import versions
 
 
@@ -49,13 +47,7 @@ def record(name: str, result: Result, data: Mapping[str, str]) -> dict[str, Any]
     """One backbone's results as JSON has them: scores are fractions."""
     return {
         "name": name,
-        "protocol": {
-            "name": result.protocol.name,
-            "hash": digest(result.protocol),
-            "deviations": deviations(result.protocol),
-            "source": result.protocol.source,
-            "settings": result.protocol.settings(),
-        },
+        "protocol": protocol_facts(result.protocol, deviations(result.protocol)),
         "data": {
             "name": data["name"],
             "train": {"split": data["train"], "pictures": result.pictures[0], **_subset(data)},
@@ -75,11 +67,7 @@ def record(name: str, result: Result, data: Mapping[str, str]) -> dict[str, Any]
 
 def write(folder: Path, name: str, result: Result, data: Mapping[str, str]) -> None:
     """results.json. Raises UserError."""
-    try:
-        with aside(folder / "results.json") as part:
-            part.write_text(json.dumps(record(name, result, data), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{folder}: the results can't be written there: {error}") from None
+    write_files(folder, {"results.json": record(name, result, data)})
 
 
 def _chosen(result: Result, data: Mapping[str, str]) -> str:

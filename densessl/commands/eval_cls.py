@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from densessl.commands.evaluation import evaluation_parser, parsed, print_protocols
 from densessl.commands.naming import make_folder, result_folders, short_names
 
 EXAMPLES = """
@@ -23,10 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     from densessl.classification.protocols import PROTOCOLS, digest, find_protocol
 
     if args.list:
-        for protocol in PROTOCOLS.values():
-            print(f"{protocol.name} [{digest(protocol)}]\n  {protocol.source}")
-            print("  " + ", ".join(f"{key}={value}" for key, value in protocol.settings().items()) + "\n")
-        return 0
+        return print_protocols(PROTOCOLS)
     size = [f"size={args.size}"] if args.size else []
     protocol = find_protocol(args.protocol, [*args.set, *size])  # refused before anything heavy is imported
 
@@ -72,31 +69,19 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="eval-cls",
-        description="Pooled features of train classify the pictures of val or test: by nearest neighbours and by "
+    parser = evaluation_parser(
+        "eval-cls",
+        "Pooled features of train classify the pictures of val or test: by nearest neighbours and by "
         "linear layers, the backbone frozen, or by fine-tuning a copy of it on few labels.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "backbone",
-        nargs="*",
-        metavar="BACKBONE",
-        help="a run folder, a backbone file, any checkpoint of a ConvNeXt or ResNet, TIMM_NAME=CHECKPOINT, or a timm "
-        "name: random weights",
+        EXAMPLES,
+        protocol="linear_features",
+        folder="classification",
     )
     parser.add_argument(
         "--data",
         type=Path,
         metavar="PATH",
         help="train/ and val/ or test/ with a folder a class, or train-*.tar and val-*.tar or test-*.tar",
-    )
-    parser.add_argument(
-        "--protocol", default="linear_features", metavar="NAME", help="see --list; default linear_features"
-    )
-    parser.add_argument(
-        "--set", nargs="+", default=[], action="extend", metavar="KEY=VALUE", help="change settings, and so the hash"
     )
     parser.add_argument(
         "--subset",
@@ -113,28 +98,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="N",
         help="side of the crop, as --set size=N; default 224, and pictures up to 64 pixels as they are",
     )
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of the shuffle, the layer and random weights; default 0"
-    )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="default: classification/ in the run folder")
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=max(1, min(4, (os.cpu_count() or 1) // 2)),
-        metavar="N",
-        help="processes that read pictures",
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    parser.add_argument("--list", action="store_true", help="print the protocols: hash, source, settings")
-    args = parser.parse_args(argv)
-    if not args.list and not (args.backbone and args.data):
-        parser.error("a BACKBONE and --data are needed, or --list")
+    args = parsed(parser, argv)
     if args.subset and (args.train or any(change.startswith("fraction=") for change in args.set)):
         parser.error("--subset says which training pictures count, and so do --train and --set fraction=...")
     if min(n for n in (args.train, args.test, args.size, 2) if n is not None) < 2:
         parser.error("--train, --test and --size must be at least 2")
-    if args.seed < 0 or args.workers < 0:
-        parser.error("--seed and --workers must be at least 0")
-    if len(set(args.backbone)) < len(args.backbone):
-        parser.error("a BACKBONE stands twice")
     return args

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from densessl.commands.evaluation import evaluation_parser, parsed, print_protocols, seeds_of, several
 from densessl.commands.naming import make_folder, result_folders, short_names
 from densessl.errors import UserError
 
@@ -30,10 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     from densessl.detection.protocols import PROTOCOLS, deviations, digest, find_protocol
 
     if args.list:
-        for protocol in PROTOCOLS.values():
-            print(f"{protocol.name} [{digest(protocol)}]\n  {protocol.source}")
-            print("  " + ", ".join(f"{key}={value}" for key, value in protocol.settings().items()) + "\n")
-        return 0
+        return print_protocols(PROTOCOLS)
     protocol = find_protocol(args.protocol, args.set)  # a wrong word is refused before anything heavy is imported
 
     from densessl.backbone_file import find_backbone
@@ -54,11 +51,9 @@ def main(argv: list[str] | None = None) -> int:
         if args.init == "random" and backbone.name not in args.backbone:
             colours.setdefault(backbone.name, {k: backbone.metadata[k] for k in ("mean", "std")})
     specs = [*args.backbone, *colours]
-    seeds = list(range(args.seeds)) if args.seeds else [args.seed]
+    seeds, which = seeds_of(args)
     names = short_names(specs)
-    setting = f"{train.title}-{protocol.name}-{digest(protocol)}-" + (
-        f"seeds{len(seeds)}" if args.seeds else f"seed{args.seed}"
-    )
+    setting = f"{train.title}-{protocol.name}-{digest(protocol)}-{which}"
     folders = result_folders(names, args.out, "detection", setting)
     states = {(spec, seed): folders[spec] / f"state-seed{seed}.pt" for spec in specs for seed in seeds}
 
@@ -119,14 +114,12 @@ def _check_states(files: Sequence[Path], resume: bool) -> None:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="eval-det",
-        description="A detector of torchvision is trained on a copy of the backbone and scored on val as COCO does.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "backbone", nargs="*", metavar="BACKBONE", help="a run folder, a backbone file, or a timm name: random weights"
+    parser = evaluation_parser(
+        "eval-det",
+        "A detector of torchvision is trained on a copy of the backbone and scored on val as COCO does.",
+        EXAMPLES,
+        protocol="det_small",
+        folder="detection",
     )
     parser.add_argument(
         "--data",
@@ -134,40 +127,15 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="images/{train,val}/ with annotations/{train,val}.json in COCO's form; COCO or VOC as published, "
         "VOCdevkit:07 or :12 for one year; or the word scenes",
     )
-    parser.add_argument("--protocol", default="det_small", metavar="NAME", help="see --list; default det_small")
-    parser.add_argument(
-        "--set", nargs="+", default=[], action="extend", metavar="KEY=VALUE", help="change settings, and so the hash"
-    )
+    several(parser)
     parser.add_argument(
         "--init", choices=["random"], help="random: beside each architecture a row with random weights of it"
     )
-    seeds = parser.add_mutually_exclusive_group()
-    seeds.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of the new parts and random weights; default 0"
-    )
-    seeds.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N-1, reported as mean ± standard deviation")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="default: detection/ in the run folder")
     parser.add_argument("--resume", action="store_true", help="continue what was interrupted")
     parser.add_argument(
         "--save-every", type=int, default=500, metavar="N", help="iterations between states; default 500"
     )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=max(1, min(4, (os.cpu_count() or 1) // 2)),
-        metavar="N",
-        help="processes that read pictures",
-    )
-    parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda, cuda:1, ...; of several processes: auto or cpu"
-    )
-    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it
-    parser.add_argument("--list", action="store_true", help="print the protocols: hash, source, settings")
-    args = parser.parse_args(argv)
-    if not args.list and not (args.backbone and args.data):
-        parser.error("a BACKBONE and --data are needed, or --list")
-    if (args.seeds is not None and args.seeds < 1) or args.seed < 0 or args.workers < 0 or args.save_every < 1:
-        parser.error("--seeds and --save-every must be at least 1, --seed and --workers at least 0")
-    if len(set(args.backbone)) < len(args.backbone):
-        parser.error("a BACKBONE stands twice")
+    args = parsed(parser, argv)
+    if args.save_every < 1:
+        parser.error("--save-every must be at least 1")
     return args

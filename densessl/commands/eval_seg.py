@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from densessl.commands.evaluation import evaluation_parser, parsed, print_protocols, seeds_of, several
 from densessl.commands.naming import make_folder, result_folders, short_names
 
 if TYPE_CHECKING:
@@ -38,10 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     from densessl.segmentation.protocols import PROTOCOLS, deviations, digest, find_protocol
 
     if args.list:
-        for protocol in PROTOCOLS.values():
-            print(f"{protocol.name} [{digest(protocol)}]\n  {protocol.source}")
-            print("  " + ", ".join(f"{key}={value}" for key, value in protocol.settings().items()) + "\n")
-        return 0
+        return print_protocols(PROTOCOLS)
     find_protocol(args.protocol, args.set)  # a wrong word is refused before anything heavy is imported
 
     from densessl.backbone_file import find_backbone
@@ -56,11 +52,9 @@ def main(argv: list[str] | None = None) -> int:
 
     train, val = open_dataset(args.data, "train"), open_dataset(args.data, "val")
     protocol = find_protocol(args.protocol, args.set, train.title)
-    seeds = list(range(args.seeds)) if args.seeds else [args.seed]
+    seeds, which = seeds_of(args)
     names = short_names(args.backbone)
-    setting = f"{train.title}-{protocol.name}-{digest(protocol)}-" + (
-        f"seeds{len(seeds)}" if args.seeds else f"seed{args.seed}"
-    )
+    setting = f"{train.title}-{protocol.name}-{digest(protocol)}-{which}"
     folders = result_folders(names, args.out, "segmentation", setting)
     for spec in args.backbone:  # all that can be refused is refused before hours of work
         find_backbone(spec, output_stride=protocol.output_stride)
@@ -101,19 +95,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="eval-seg",
-        description="A head is made from the train split, linear on the frozen backbone unless the protocol says "
+    parser = evaluation_parser(
+        "eval-seg",
+        "A head is made from the train split, linear on the frozen backbone unless the protocol says "
         "otherwise, and scored on val.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "backbone",
-        nargs="*",
-        metavar="BACKBONE",
-        help="a run folder, a backbone file, any checkpoint of a ConvNeXt or ResNet, TIMM_NAME=CHECKPOINT, or a timm "
-        "name: random weights",
+        EXAMPLES,
+        protocol="linear_small",
+        folder="segmentation",
     )
     parser.add_argument(
         "--data",
@@ -121,31 +109,5 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="images/, masks/ and classes.txt of your own; VOC 2012, Cityscapes, ADE20K, COCO or CamVid as published, "
         "PATH:WORD where there is a choice (VOC2012:train, coco:panoptic); or the word scenes",
     )
-    parser.add_argument("--protocol", default="linear_small", metavar="NAME", help="see --list; default linear_small")
-    parser.add_argument(
-        "--set", nargs="+", default=[], action="extend", metavar="KEY=VALUE", help="change settings, and so the hash"
-    )
-    seeds = parser.add_mutually_exclusive_group()
-    seeds.add_argument("--seed", type=int, default=0, metavar="N", help="of the head and of random weights; default 0")
-    seeds.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N-1, reported as mean ± standard deviation")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="default: segmentation/ in the run folder")
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=max(1, min(4, (os.cpu_count() or 1) // 2)),
-        metavar="N",
-        help="processes that read pictures",
-    )
-    parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda, cuda:1, ...; of several processes: auto or cpu"
-    )
-    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it
-    parser.add_argument("--list", action="store_true", help="print the protocols: hash, source, settings")
-    args = parser.parse_args(argv)
-    if not args.list and not (args.backbone and args.data):
-        parser.error("a BACKBONE and --data are needed, or --list")
-    if (args.seeds is not None and args.seeds < 1) or args.seed < 0 or args.workers < 0:
-        parser.error("--seeds must be at least 1, --seed and --workers at least 0")
-    if len(set(args.backbone)) < len(args.backbone):
-        parser.error("a BACKBONE stands twice")
-    return args
+    several(parser)
+    return parsed(parser, argv)

@@ -13,12 +13,13 @@ from densessl.backbones import Backbone
 from densessl.detection.datasets import DetectionDataset
 from densessl.detection.detector import build, check_backbone, detect
 from densessl.detection.protocols import FPN, Protocol, digest
-from densessl.detection.result import Result, Row
+from densessl.detection.result import Result
 from densessl.detection.scoring import Detection, average_precision, detections
 from densessl.detection.state import StateFile, fingerprint
 from densessl.detection.training import train as train_detector
 from densessl.device import find_device, peak_memory
 from densessl.errors import UserError
+from densessl.outcomes import Row, backbone_facts, data_facts
 from densessl.training import distributed
 
 SHOWN = 4  # pictures whose detections are kept
@@ -80,17 +81,8 @@ def evaluate(
         protocol=protocol,
         seed=seed,
         classes=train.classes,
-        data={
-            "name": train.title,
-            "train": {"split": train.split, "pictures": len(train)},
-            "val": {"split": val.split, "pictures": len(val)},
-        },
-        backbone={
-            "timm_name": backbone.name,
-            "channels": backbone.channels,
-            "strides": backbone.strides,
-            **backbone.metadata,
-        },
+        data=data_facts(train, val),
+        backbone=backbone_facts(backbone),
         device=str(place),
         fitted=fitted,
         seconds=seconds,

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 
 from densessl.detection.protocols import Protocol
 from densessl.detection.scoring import Detection
-
-Row = tuple[str, str]  # group and key: ("box", "ap50"), ("mask", "ap"), ("class_box", "car")
+from densessl.outcomes import Row
 
 
 class Spread(NamedTuple):

@@ -12,6 +12,7 @@ import torch
 from densessl.backbones import Backbone
 from densessl.device import find_device, peak_memory
 from densessl.errors import UserError
+from densessl.outcomes import backbone_facts, data_facts
 from densessl.segmentation import clusters, fast, linear, retrieval
 from densessl.segmentation.datasets import SegmentationDataset
 from densessl.segmentation.inference import predict
@@ -96,17 +97,8 @@ def evaluate(
         protocol=protocol,
         seed=seed,
         classes=train.classes,
-        data={
-            "name": train.title,
-            "train": {"split": train.split, "pictures": len(train)},
-            "val": {"split": val.split, "pictures": len(val)},
-        },
-        backbone={
-            "timm_name": backbone.name,
-            "channels": backbone.channels,
-            "strides": backbone.strides,
-            **backbone.metadata,
-        },
+        data=data_facts(train, val),
+        backbone=backbone_facts(backbone),
         device=str(place),
         fitted=fitted,
         seconds=seconds,

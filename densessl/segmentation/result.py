@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn, stack
 
+from densessl.outcomes import Row
 from densessl.segmentation.intervals import Spread, drawn, draws, spread
 from densessl.segmentation.metrics import mean_iou, measure
 from densessl.segmentation.protocols import Protocol
 from densessl.segmentation.scoring import Counts
-
-Row = tuple[str, str]  # group and key: ("scores", "miou"), ("class_iou", "road"), ("class_boundary_iou", "road")
 
 
 @dataclass(frozen=True, kw_only=True)

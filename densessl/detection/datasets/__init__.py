@@ -13,8 +13,7 @@ from densessl.detection.datasets.coco import COCO, Folder
 from densessl.detection.datasets.objects import Objects as Objects
 from densessl.detection.datasets.scenes import SceneObjects
 from densessl.detection.datasets.voc import VOC
-from densessl.errors import UserError
-from densessl.trees import incomplete
+from densessl.trees import open_layout
 
 
 class DetectionDataset(typing.Protocol):
@@ -58,15 +57,5 @@ def open_dataset(path_or_name: str | Path, split: str) -> DetectionDataset:
     ``PATH:WORD`` chooses between lists, as in ``VOCdevkit:07``. Raises UserError with the expected and the found tree
     where nothing, or not all, of a layout is there.
     """
-    path, colon, word = str(path_or_name).rpartition(":")
-    if not colon or Path(path_or_name).exists():
-        path, word = str(path_or_name), ""
-    for name, dataset in DATASETS.items():
-        if dataset.recognises(path):
-            words = getattr(dataset, "words", ())
-            if word and word not in words:
-                choice = f"may be one of {', '.join(words)}" if words else "has no meaning"
-                raise UserError(f"{path_or_name}: what stands behind the colon {choice} for {name}")
-            return dataset(path, split, word) if word else dataset(path, split)
-    layouts = "\nor\n".join(d.layout.strip("\n") for d in DATASETS.values())
-    raise incomplete(Path(path_or_name), "no detection data set that densessl reads", layouts)
+    dataset: DetectionDataset = open_layout(DATASETS, path_or_name, split, "detection")
+    return dataset

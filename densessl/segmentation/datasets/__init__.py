@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from densessl.errors import UserError
 from densessl.segmentation.datasets.ade20k import ADE20K
 from densessl.segmentation.datasets.camvid import CamVid
 from densessl.segmentation.datasets.cityscapes import Cityscapes
@@ -16,7 +15,7 @@ from densessl.segmentation.datasets.coco import COCO
 from densessl.segmentation.datasets.folder import Folder
 from densessl.segmentation.datasets.scenes import SceneMasks
 from densessl.segmentation.datasets.voc import VOC2012
-from densessl.trees import incomplete
+from densessl.trees import open_layout
 
 
 class SegmentationDataset(typing.Protocol):
@@ -57,15 +56,5 @@ def open_dataset(path_or_name: str | Path, split: str) -> SegmentationDataset:
     ``PATH:WORD`` chooses between the labels or lists of one data set, as in ``coco:panoptic``. Raises UserError with
     the expected and the found tree where nothing, or not all, of a layout is there.
     """
-    path, colon, word = str(path_or_name).rpartition(":")
-    if not colon or Path(path_or_name).exists():
-        path, word = str(path_or_name), ""
-    for name, dataset in DATASETS.items():
-        if dataset.recognises(path):
-            words = getattr(dataset, "words", ())
-            if word and word not in words:
-                choice = f"may be one of {', '.join(words)}" if words else "has no meaning"
-                raise UserError(f"{path_or_name}: what stands behind the colon {choice} for {name}")
-            return dataset(path, split, word) if word else dataset(path, split)
-    layouts = "\nor\n".join(d.layout.strip("\n") for d in DATASETS.values())
-    raise incomplete(Path(path_or_name), "no segmentation data set that densessl reads", layouts)
+    dataset: SegmentationDataset = open_layout(DATASETS, path_or_name, split, "segmentation")
+    return dataset

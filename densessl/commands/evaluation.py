@@ -1,0 +1,87 @@
+"""What the commands that evaluate have in common: their arguments, and the list of protocols."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from densessl.protocol import Protocol
+
+BACKBONE = (
+    "a run folder, a backbone file, any checkpoint of a ConvNeXt or ResNet, TIMM_NAME=CHECKPOINT, or a timm name: "
+    "random weights"
+)
+
+
+def evaluation_parser(
+    prog: str, description: str, examples: str, *, protocol: str, folder: str
+) -> argparse.ArgumentParser:
+    """BACKBONE, --protocol, --set, --list, --seed, --out, --workers and --device; ``folder`` is that of a run."""
+    parser = argparse.ArgumentParser(
+        prog=prog, description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("backbone", nargs="*", metavar="BACKBONE", help=BACKBONE)
+    parser.add_argument("--protocol", default=protocol, metavar="NAME", help=f"see --list; default {protocol}")
+    parser.add_argument(
+        "--set", nargs="+", default=[], action="extend", metavar="KEY=VALUE", help="change settings, and so the hash"
+    )
+    parser.add_argument("--list", action="store_true", help="print the protocols: hash, source, settings")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of all that is drawn and of random weights; default 0"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help=f"default: {folder}/ in the run folder")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=max(1, min(4, (os.cpu_count() or 1) // 2)),
+        metavar="N",
+        help="processes that read pictures",
+    )
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:1, ...; of several processes: auto or cpu"
+    )
+    return parser
+
+
+def several(parser: argparse.ArgumentParser) -> None:
+    """--seeds, and what the deepspeed launcher adds."""
+    parser.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N-1, reported as mean ± standard deviation")
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
+
+
+def parsed(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments, where they are possible."""
+    args = parser.parse_args(argv)
+    if not args.list and not (args.backbone and args.data):
+        parser.error("a BACKBONE and --data are needed, or --list")
+    if args.seed < 0 or args.workers < 0:
+        parser.error("--seed and --workers must be at least 0")
+    if len(set(args.backbone)) < len(args.backbone):
+        parser.error("a BACKBONE stands twice")
+    if (seeds := getattr(args, "seeds", None)) is not None:
+        if seeds < 1:
+            parser.error("--seeds must be at least 1")
+        if args.seed:
+            parser.error("--seed is one seed, --seeds their number: give one of them")
+    return args
+
+
+def seeds_of(args: argparse.Namespace) -> tuple[list[int], str]:
+    """The seeds, and what a folder of their results is called by them."""
+    if args.seeds:
+        return list(range(args.seeds)), f"seeds{args.seeds}"
+    return [args.seed], f"seed{args.seed}"
+
+
+def print_protocols(protocols: Mapping[str, Protocol]) -> int:
+    """Hash, source and settings of each; the exit code."""
+    from densessl.protocol import digest
+
+    for protocol in protocols.values():
+        print(f"{protocol.name} [{digest(protocol)}]\n  {protocol.source}")
+        print("  " + ", ".join(f"{key}={value}" for key, value in protocol.settings().items()) + "\n")
+    return 0
