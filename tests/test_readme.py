@@ -9,9 +9,11 @@ from test_methods import random_views
 from torch import Tensor
 from torch.nn import functional as F
 
+from densessl.backbone_file import find_backbone
 from densessl.backbones import Backbone, pooled
 from densessl.config import Count, Positive
 from densessl.data.views import Views
+from densessl.export import EXPORTERS
 from densessl.heads import mlp
 from densessl.method import Method
 from densessl.training.distributed import gather
@@ -41,3 +43,11 @@ def test_every_configuration_it_names_exists() -> None:
     missing = {name for name in named if not (Path(__file__).parents[1] / "configs" / f"{name}.yaml").exists()}
     assert len(named) > 5
     assert not missing
+
+
+@pytest.mark.parametrize("target", EXPORTERS)
+def test_the_lines_for_each_destination_are_those_that_export_prints(target: str) -> None:
+    """tests/test_export.py runs them."""
+    exporter = EXPORTERS[target]
+    file = Path(f"resnet50.{target}".removesuffix(exporter.SUFFIX) + exporter.SUFFIX)
+    assert f"`{target}`\n\n```python\n{exporter.snippet(find_backbone('resnet50'), file)}```\n" in README

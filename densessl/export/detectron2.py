@@ -61,7 +61,8 @@ from detectron2.config import get_cfg
 cfg = get_cfg()
 cfg.MODEL.WEIGHTS = {str(file)!r}
 # Its defaults are BGR, a std of 1 and a stride in the first 1x1, and nothing fails with them.
-{lines}{chosen}"""
+{lines}{chosen}cfg.MODEL.BACKBONE.FREEZE_AT = 0  # 2, the default, is of use for supervised weights
+"""
 
 
 def _settings(backbone: Backbone) -> list[object]:
