@@ -1,5 +1,6 @@
 """What the README shows works as it stands there."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -47,7 +48,8 @@ def test_every_configuration_it_names_exists() -> None:
 
 @pytest.mark.parametrize("target", EXPORTERS)
 def test_the_lines_for_each_destination_are_those_that_export_prints(target: str) -> None:
-    """tests/test_export.py runs them."""
+    """Up to the style of writing; tests/test_export.py runs them."""
     exporter = EXPORTERS[target]
     file = Path(f"resnet50.{target}".removesuffix(exporter.SUFFIX) + exporter.SUFFIX)
-    assert f"`{target}`\n\n```python\n{exporter.snippet(find_backbone('resnet50'), file)}```\n" in README
+    (shown,) = re.findall(rf"^`{target}`\n\n```python\n(.*?)```$", README, re.DOTALL | re.MULTILINE)
+    assert ast.unparse(ast.parse(shown)) == ast.unparse(ast.parse(exporter.snippet(find_backbone("resnet50"), file)))
