@@ -11,9 +11,9 @@ from densessl.errors import UserError
 
 COMMANDS = {
     "pretrain": "train a backbone on pictures without labels",
-    "eval-seg": "measure its feature maps by segmentation, backbone frozen",
+    "eval-seg": "measure its feature maps by segmentation",
     "eval-det": "measure its weights by detection, a copy of them fine-tuned",
-    "eval-cls": "measure its pooled features by classification, backbone frozen",
+    "eval-cls": "measure its pooled features by classification",
     "compare": "all of these for several methods under one budget, in one table",
     "export": "hand it to timm, torchvision, detectron2, ..., verified",
     "import": "bring in the backbone of any checkpoint, every key accounted for",

@@ -11,6 +11,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from densessl.backbones import pooled
+from densessl.errors import UserError
 from densessl.training.distributed import gather, own, permutation, world_size
 
 
@@ -18,12 +19,17 @@ class Target(nn.ModuleList):
     """Copies of ``parts`` (a backbone, then its heads) that `follow` moves towards them.
 
     Nothing in it needs a gradient, its batch statistics are its own, those of the pictures it sees, and drop path is
-    off. ``groups`` is for `shuffled`.
+    off. ``groups`` is for `shuffled`; raises UserError where processes can't share them.
     """
 
     def __init__(self, *parts: nn.Module, groups: int | None = None) -> None:
         super().__init__(copy.deepcopy(part) for part in parts)
         self.groups = groups
+        self.shuffles = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.modules())
+        if groups and self.shuffles and groups % world_size():
+            raise UserError(
+                f"method.groups={groups} can't be shared out equally among {world_size()} processes: set a multiple"
+            )
         self.own_statistics = groups is not None  # synchronise_batch_norm spares them
         self.requires_grad_(False)
         for module in self.modules():
@@ -52,10 +58,8 @@ class Target(nn.ModuleList):
         parts are the same with any number of processes that divides ``groups``.
         """
         assert self.groups is not None
-        if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.modules()):
+        if not self.shuffles:
             return function(image)  # a picture's features are its own: nothing to hide, and nothing to send
-        if self.groups % world_size():
-            raise ValueError(f"method.groups={self.groups} can't be shared equally by {world_size()} processes")
         everyone = gather(image)
         order = permutation(len(everyone), image.device)
         parts = [function(everyone[rows]) for rows in own(order).chunk(self.groups // world_size())]

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from densessl import momentum
 from densessl.backbones import Backbone, pooled
+from densessl.errors import UserError
 from densessl.kmeans import spherical_kmeans
 from densessl.memory import Queue
 from densessl.momentum import Target, rising
@@ -129,6 +130,14 @@ def test_shuffled_parts_have_batch_statistics_of_their_own(
     assert not ours.requires_grad
     if groups > 1:
         assert (ours - target(image)).abs().max() > 0.01
+
+
+def test_groups_that_processes_cannot_share_are_refused_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(momentum, "world_size", lambda: 3)
+    with pytest.raises(UserError, match="groups=8 can't be shared out equally among 3 processes: set a multiple"):
+        Target(nn.BatchNorm1d(1), groups=8)
+    Target(nn.Linear(1, 1), groups=8)  # nothing to shuffle
+    Target(nn.BatchNorm1d(1), groups=6)
 
 
 def test_shuffling_draws_a_new_order_each_time() -> None:
