@@ -318,10 +318,13 @@ def test_a_wrong_torchvision_name_is_refused_with_the_keys(
 @pytest.mark.parametrize(
     ("a", "b"), [("blocks.0.norm", "blocks.1.norm"), ("blocks.0.conv_dw.bias", "blocks.0.norm.bias")]
 )
-def test_names_that_fit_but_lie_are_refused_by_the_maps(
+def test_names_that_fit_but_lie_are_refused_by_the_tensors_and_by_the_maps(
     a: str, b: str, files: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(layouts, "timm_convnext", swapped(layouts.timm_convnext, a, b))
+    refused("timm's file gives other values back for stages.0.blocks.0.", files("convnext_atto"), "timm", tmp_path)
+    read_back = densessl.export.init_backbone  # as if the rules of reading had the same mistake
+    monkeypatch.setattr(densessl.export, "init_backbone", lambda again, file: read_back(again, files("convnext_atto")))
     refused("its four stage maps differ by", files("convnext_atto"), "timm", tmp_path)
 
 
