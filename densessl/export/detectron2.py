@@ -11,7 +11,7 @@ from torch import Tensor
 
 from densessl.backbones import Backbone
 from densessl.errors import UserError
-from densessl.export.exporter import NotInstalled, Stages, first_norms, installed, plain, renamed
+from densessl.export.exporter import NotInstalled, Stages, first_norms, installed, plain, plain_convnext, renamed
 from densessl.export.mmpretrain import DEPTHS
 from densessl.foreign import layouts
 
@@ -81,13 +81,6 @@ def _tensors(backbone: Backbone) -> dict[str, Tensor]:
         if backbone.name not in DEPTHS:
             raise UserError(f"detectron2 has no {backbone.name}, only {', '.join(DEPTHS)}; --to timm takes it")
         return renamed(backbone, layouts.detectron2_resnet)
-    if len(list(backbone.net.stem.children())) != 2 or backbone.name.startswith("convnextv2"):
+    if backbone.name.startswith("convnextv2"):
         raise UserError(f"there is no known port of {backbone.name} to detectron2; --to timm takes it")
-    ours = renamed(backbone, layouts.dense_convnext)
-    found = {key: tensor.flatten(1) if "pwconv" in key and tensor.ndim == 4 else tensor for key, tensor in ours.items()}
-    scales = {
-        key.replace("dwconv.bias", "gamma"): torch.ones_like(tensor)
-        for key, tensor in found.items()
-        if key.endswith("dwconv.bias")
-    }
-    return found | scales | first_norms(backbone)
+    return plain_convnext(backbone, layouts.dense_convnext, "detectron2") | first_norms(backbone)

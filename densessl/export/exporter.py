@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from densessl.backbones import Backbone
 from densessl.errors import UserError
+from densessl.foreign.layouts import ConvNeXtNames
 from densessl.key_report import key_report
 
 Stages = Callable[[Tensor], Sequence[Tensor]]
@@ -65,6 +66,22 @@ def plain(backbone: Backbone, target: str) -> None:
 def renamed(backbone: Backbone, name_of: Callable[[str], str]) -> dict[str, Tensor]:
     """The backbone's tensors under the destination's names."""
     return {name_of(key): tensor.contiguous() for key, tensor in backbone.net.state_dict().items()}
+
+
+def plain_convnext(backbone: Backbone, name_of: ConvNeXtNames, target: str) -> dict[str, Tensor]:
+    """Under the names of a library whose ConvNeXt has linear layers and, but for V2, a layer scale: it gets ones.
+
+    Raises UserError for more than a 4 x 4 stem.
+    """
+    if len(list(backbone.net.stem.children())) != 2:
+        raise UserError(f"{target} has no ConvNeXt with the stem of {backbone.name}; --to timm takes it")
+    found = {}
+    for key, tensor in backbone.net.state_dict().items():
+        linear = tensor.ndim == 4 and ".mlp." in key
+        found[name_of(key)] = (tensor.flatten(1) if linear else tensor).contiguous()
+        if key.endswith(".mlp.fc2.bias") and not backbone.name.startswith("convnextv2"):
+            found[name_of(key.replace("mlp.fc2.bias", "gamma"))] = torch.ones_like(tensor)
+    return found
 
 
 def fitting(tensors: Mapping[str, Tensor], net: nn.Module, target: str, name: str) -> dict[str, Tensor]:

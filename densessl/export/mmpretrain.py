@@ -11,7 +11,7 @@ from torch import Tensor
 
 from densessl.backbones import Backbone
 from densessl.errors import UserError
-from densessl.export.exporter import Stages, installed, plain, renamed
+from densessl.export.exporter import Stages, installed, plain, plain_convnext, renamed
 from densessl.export.files import torch_save
 from densessl.foreign import layouts
 
@@ -55,18 +55,7 @@ def tensors(backbone: Backbone, target: str) -> dict[str, Tensor]:
         if backbone.name not in DEPTHS:
             raise UserError(f"{target} has no {backbone.name}, only {', '.join(DEPTHS)}; --to timm takes it")
         return renamed(backbone, layouts.same)
-    if len(list(backbone.net.stem.children())) != 2:
-        raise UserError(f"{target} has no ConvNeXt with the stem of {backbone.name}; --to timm takes it")
-    ours = renamed(backbone, layouts.mmpretrain_convnext)
-    found = {key: _linear(key, tensor) for key, tensor in ours.items()}
-    if backbone.name.startswith("convnextv2"):
-        return found
-    scales = {
-        key.replace("depthwise_conv.bias", "gamma"): torch.ones_like(tensor)
-        for key, tensor in found.items()
-        if key.endswith("depthwise_conv.bias")
-    }
-    return found | scales
+    return plain_convnext(backbone, layouts.mmpretrain_convnext, target)
 
 
 def network(backbone: Backbone, backbones: Any, **more: Any) -> Any:
@@ -117,7 +106,3 @@ vectors = net.norm3(maps[-1]).mean((2, 3))
 
 def _class(backbone: Backbone) -> str:
     return "ConvNeXt" if isinstance(backbone.net, ConvNeXt) else "ResNet"
-
-
-def _linear(key: str, tensor: Tensor) -> Tensor:
-    return tensor.flatten(1) if "pointwise_conv" in key and tensor.ndim == 4 else tensor
