@@ -10,11 +10,13 @@ from collections.abc import Callable
 from densessl.errors import UserError
 
 COMMANDS = {
+    "plan": "measure this machine: what fits, how long it takes, what to change",
     "pretrain": "train a backbone on pictures without labels",
     "eval-seg": "measure its feature maps by segmentation",
     "eval-det": "measure its weights by detection, a copy of them fine-tuned",
     "eval-cls": "measure its pooled features by classification",
     "compare": "all of these for several methods under one budget, in one table",
+    "benchmark": "what criterion, step, processes and large batches cost on this machine",
     "export": "hand it to timm, torchvision, detectron2, ..., verified",
     "import": "bring in the backbone of any checkpoint, every key accounted for",
 }

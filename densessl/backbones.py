@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
 import timm
 import torch
-from timm.models.convnext import ConvNeXt
-from timm.models.resnet import ResNet
+from timm.layers import DropPath
+from timm.models.convnext import ConvNeXt, ConvNeXtBlock
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from densessl.errors import UserError
 
@@ -24,10 +28,13 @@ class Backbone(nn.Module):
     ``output_stride`` 8 or 16 dilates the last stages instead of striding: finer maps with the same weights.
     ``stem="small"`` begins a ResNet with one 3 x 3 convolution of stride 1 and without pooling, so that its strides are
     1, 2, 4, 8: what is customary for pictures of 32 pixels (SimCLR, appendix B.9, https://arxiv.org/abs/2002.05709).
-    ``metadata`` says where the weights came from; a backbone file fills it.
+    ``metadata`` says where the weights came from; a backbone file fills it. ``checkpointing`` keeps no activations
+    within a block for the backward but computes them again. ``micro_batch`` is for `each`.
 
     Raises UserError for a name that timm does not have or that is neither family, and for what a small stem excludes.
     """
+
+    micro_batch: int | None = None  # pictures that go through the network at a time
 
     def __init__(
         self,
@@ -37,6 +44,7 @@ class Backbone(nn.Module):
         drop_path: float = 0.0,
         output_stride: int = 32,
         stem: Literal["imagenet", "small"] = "imagenet",
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         net = self._network(name, in_chans, drop_path, output_stride, stem)
@@ -45,6 +53,9 @@ class Backbone(nn.Module):
         self.output_stride = output_stride
         self.stem = stem
         self.net: Any = net
+        self.checkpointing = checkpointing
+        if checkpointing:
+            net.set_grad_checkpointing()
         stages: list[Any] = net.feature_info[-4:]
         self.channels: tuple[int, ...] = tuple(stage["num_chs"] for stage in stages)
         self.strides: tuple[int, ...] = tuple(stage["reduction"] for stage in stages)
@@ -82,11 +93,14 @@ class Backbone(nn.Module):
             # create_model drops arguments that are None, so layer scale can't be switched off there: it stays at 1e-6.
             if getattr(module, "gamma", None) is not None:
                 module.register_parameter("gamma", None)
+            if type(module) is DropPath and module.drop_prob:
+                module.__class__ = SharedDropPath
         return net
 
     def stages(self, image: Tensor) -> list[Tensor]:
         """Raw stage maps, fine to coarse, each (B, C, H, W): what dense heads read. Never with the final norm."""
-        maps = self.net.forward_intermediates(image, intermediates_only=True)
+        with self._running_statistics_move() if self.checkpointing else nullcontext():
+            maps = self.net.forward_intermediates(image, intermediates_only=True)
         assert isinstance(maps, list)
         return maps[-4:]
 
@@ -97,10 +111,96 @@ class Backbone(nn.Module):
             maps[-1] = self.net.norm_pre(maps[-1])
         return maps
 
+    @contextmanager
+    def _running_statistics_move(self) -> Iterator[None]:
+        """Here, and not again when the backward computes a block once more."""
+        norms: list[Any] = [m for m in self.net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        for norm in norms:
+            norm.share = norm.momentum = getattr(norm, "share", norm.momentum)
+        yield
+        for norm in norms:
+            norm.momentum = 0.0
 
-def pooled(maps: list[Tensor]) -> Tensor:
-    """(B, C): the mean over all places of the last map."""
-    return torch.mean(maps[-1], dim=(2, 3))
+    def set_micro_batch(self, pictures: int | None) -> None:
+        """For `each`. Raises UserError where that would change batch statistics."""
+        if pictures and self.batch_norm:
+            raise UserError(
+                f"micro_batch={pictures}: {self.name} has batch statistics, which would be those of {pictures} pictures"
+            )
+        self.micro_batch = pictures
+
+    def compile_blocks(self) -> None:
+        """Compile each residual block when it first runs: one program for all blocks of a stage."""
+        for module in self.net.modules():
+            if isinstance(module, ConvNeXtBlock | BasicBlock | Bottleneck):
+                module.compile()
+
+    def each(self, images: Iterable[Tensor]) -> list[Tensor]:
+        """The last map (B, C, h, w), after the final norm, of each of several batches (B, C, H, W) of pictures.
+
+        Batches of one size go through the network together unless it has batch statistics, which are a batch's own.
+        With ``micro_batch`` no more pictures than that go at a time, each with all its batches of one size, and the
+        backward computes their activations again: values and gradients are those of the whole, drop path included, for
+        a third more work and the memory of the part.
+        """
+        images = list(images)
+        if self.batch_norm:
+            return [self(image)[-1] for image in images]
+        maps: list[Tensor] = list(images)
+        for shape in dict.fromkeys(image.shape for image in images):
+            places = [i for i, image in enumerate(images) if image.shape == shape]
+            for i, last in zip(places, self._together([images[i] for i in places]), strict=True):
+                maps[i] = last
+        return maps
+
+    def _together(self, images: list[Tensor]) -> Sequence[Tensor]:
+        drops = [m for m in self.net.modules() if isinstance(m, SharedDropPath) and m.active]
+        if self.micro_batch is None or len(images[0]) <= self.micro_batch:
+            for drop in drops:
+                drop.drawn = None
+            return self(torch.cat(images) if len(images) > 1 else images[0])[-1].chunk(len(images))
+        drawn = [drop.draw(images[0], len(images) * len(images[0])) for drop in drops]  # as for all at once
+
+        def part(image: Tensor, first: int) -> Tensor:
+            for drop, kept in zip(drops, drawn, strict=True):
+                drop.drawn = kept[first : first + len(image)]
+            return self(image)[-1]
+
+        size, maps, first = self.micro_batch * len(images), [], 0
+        for image in images:
+            parts = []
+            for piece in image.split(size):
+                if torch.is_grad_enabled():
+                    parts.append(checkpoint(part, piece, first, use_reentrant=False, preserve_rng_state=False))
+                else:
+                    parts.append(part(piece, first))
+                first += len(piece)
+            maps.append(torch.cat(parts))
+        return maps
+
+
+class SharedDropPath(DropPath):
+    """Drop path that can be told what to keep: the part of a batch gets what was drawn for the whole."""
+
+    drawn: Tensor | None = None  # (B,): 1 to keep, 0 to drop
+
+    @property
+    def active(self) -> bool:
+        return self.training and self.drop_prob > 0
+
+    def draw(self, like: Tensor, n: int) -> Tensor:
+        return torch.empty(n, device=like.device).bernoulli_(1 - self.drop_prob)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.active:
+            return x
+        kept = self.draw(x, len(x)) if self.drawn is None else self.drawn
+        return x * (kept / (1 - self.drop_prob)).to(x.dtype).view(-1, 1, 1, 1)
+
+
+def pooled(last: Tensor) -> Tensor:
+    """(B, C): the mean over all places of a map (B, C, H, W)."""
+    return torch.mean(last, dim=(2, 3))
 
 
 def _make_stem_small(net: Any) -> None:

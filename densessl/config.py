@@ -36,6 +36,7 @@ class BackboneConfig(Section):
     in_chans: Count = 3
     stem: Literal["imagenet", "small"] = "imagenet"  # small, of ResNets: 3 x 3 without pooling, for pictures of 32 px
     drop_path: Share = 0.0
+    checkpointing: bool = False  # compute the activations within a block again in the backward, instead of keeping them
     init: str | None = None  # start from a backbone file or any checkpoint of the same network
 
 
@@ -132,7 +133,9 @@ class Config(Section):
     steps: Count | None = None  # length of the run: either steps
     epochs: Positive | None = None  # or epochs
     seed: int = Field(default=0, ge=0, lt=2**32)
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 autocast on GPUs that have it
+    micro_batch: Count | None = None  # pictures of a process that go through the network at a time; same loss, gradient
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 autocast where the hardware has it
+    compile: bool = False  # the network's blocks, by torch.compile
     zero: Literal[0, 1, 2] = 0  # DeepSpeed's ZeRO stage
     threads: Count | None = None  # CPU threads of a process; default: its share of the cores
     log_every: Count = 10  # steps
@@ -146,6 +149,11 @@ class Config(Section):
             raise ValueError(
                 f"optim.name=lars with zero={self.zero}: ZeRO cuts weights into flat pieces, LARS needs whole layers; "
                 "use zero=0, or optim.name=adamw"
+            )
+        if self.micro_batch and "resnet" in self.backbone.name:
+            raise ValueError(
+                f"micro_batch={self.micro_batch}: {self.backbone.name} has batch statistics, which would be those of "
+                f"{self.micro_batch} pictures; backbone.checkpointing=true saves memory too, and keeps them"
             )
         if self.views.large.count < 2:
             raise ValueError(f"views.large.count={self.views.large.count}: two large crops or more are compared")
@@ -269,6 +277,11 @@ def _explain(error: Any, sources: dict[str, str], keys: list[str], prefix: str) 
     key = prefix + ".".join(names)
     where = next((sources[k] for k in _upwards(key) if k in sources), None)
     place = f"{key} ({where})" if where else key
+    if error["type"] == "extra_forbidden" and "accum" in key:
+        return (
+            f"{place}: no such key; the losses are statistics of the batch, and accumulating those of its parts would "
+            "be another loss; micro_batch=N cuts the batch for the network alone, with loss and gradient of the whole"
+        )
     if error["type"] == "extra_forbidden":
         near = [k for k in keys if k.split(".")[-1] == names[-1]] or difflib.get_close_matches(key, keys, n=1)
         hint = f"did you mean {' or '.join(near)}?" if near else "--print shows all keys"

@@ -7,22 +7,23 @@ collective. All statistics are computed in fp32 (or fp64) outside autocast; bf16
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+R = TypeVar("R")
 EPSILON = 1e-4  # inside the square root of the standard deviation, VICReg eq. 1
 
 
-def _outside_autocast(criterion: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _outside_autocast(criterion: Callable[..., R]) -> Callable[..., R]:
     """bf16 has 8 bits of precision, too few for statistics, and autocast would return to it in every product."""
 
     @wraps(criterion)
-    def precise(z: Tensor, *others: Any, **named: Any) -> Tensor:
+    def precise(z: Tensor, *others: Any, **named: Any) -> R:
         with torch.autocast(z.device.type, enabled=False):
             return criterion(_precise(z), *map(_precise, others), **{k: _precise(v) for k, v in named.items()})
 
@@ -43,53 +44,122 @@ def invariance(a: Tensor, b: Tensor) -> Tensor:
 
 
 @_outside_autocast
-def variance(z: Tensor, everyone: Tensor | None = None, gamma: float = 1.0) -> Tensor:
-    """How far the standard deviation of each dimension falls short of ``gamma``, averaged. VICReg eq. 1.
-
-    ``z`` (n, D), or (n, L, D) with a statistic for each of L places: the rows this process owns. ``everyone`` (N, ...):
-    the rows of all processes, by default z; read without gradient. Scalar in [0, gamma]; 0.99 if all rows are equal.
-    https://arxiv.org/abs/2105.04906
-    """
-    centered, mean = _centered(z, everyone)
-    n, total = z.shape[0], centered.shape[0]
-    own = (z - mean).square().sum(0) / (total - 1)
-    # Own rows carry the gradient of everyone's value; the engine's mean over processes needs total / n times as much.
-    var = centered.square().sum(0) / (total - 1) + total / n * (own - own.detach())
-    return F.relu(gamma - (var + EPSILON).sqrt()).mean()
+def place_invariance(rows: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Mean squared difference of the rows ``a`` and ``b`` (n, M) of ``rows`` (R, D), for each of the M matches."""
+    return _PlaceInvariance.apply(rows, a.mT, b.mT)
 
 
 @_outside_autocast
-def covariance(z: Tensor, everyone: Tensor | None = None) -> Tensor:
-    """Squared off-diagonal entries of the covariance matrix, summed and divided by D. VICReg eq. 3 and 4.
+def variance_and_covariance(
+    rows: Tensor,
+    places: Tensor,
+    everyone: Tensor | None = None,
+    everyones_places: Tensor | None = None,
+    first: int = 0,
+    gamma: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """For each of L places, (L,): how far the standard deviations of the dimensions fall short of ``gamma`` on average,
+    and the squared off-diagonal entries of the covariance matrix, summed and divided by D. VICReg eq. 1, 3 and 4.
 
-    Shapes and ``everyone`` as in `variance`; with L places the mean of L covariances. The squared norm of the D x D
-    matrix equals that of the N x N Gram matrix, so the smaller one is formed, and of the Gram matrix only own rows.
-    Scalar >= 0. https://arxiv.org/abs/2105.04906
+    ``rows`` (R, D): this process's embeddings; ``places`` (n, L): which row each of its n pictures has at each place.
+    ``everyone`` (S, D) and ``everyones_places`` (N, L): those of all processes, by default the same, read without
+    gradient; this process's pictures are ``first`` to first + n. The squared norm of the D x D matrix equals that of
+    the N x N Gram matrix, so the smaller is formed, and of the Gram matrix own lines alone. Values are >= 0; a variance
+    of 0.99 says that all rows are equal. Not differentiable twice. https://arxiv.org/abs/2105.04906
     """
-    centered, mean = _centered(z, everyone)
-    (n, dim), total = (z.shape[0], z.shape[-1]), centered.shape[0]
-    rows = (z - mean).reshape(n, -1, dim).transpose(0, 1)  # (L, n, D)
-    others = centered.reshape(total, -1, dim).transpose(0, 1)  # (L, N, D)
-    if total < dim:
-        squares = (rows @ others.mT).square().sum((1, 2))
-    else:
-        squares = ((rows @ (others.mT @ others)) * rows).sum((1, 2))
-    diagonal = (rows.square().sum(1) * others.square().sum(1)).sum(1)
-    own = (squares - diagonal).mean() / ((total - 1) ** 2 * dim) * (total / n)
-    # Each entry holds two rows and only one of them is in the graph, so its gradient is half of the true one.
-    return own + (own - own.detach())
-
-
-def _centered(z: Tensor, everyone: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Everyone's rows around their mean, and the mean; without gradient.
-
-    Own rows centred by this constant have the true gradient, since deviations from a mean sum to zero.
-    """
-    everyone = (z if everyone is None else everyone).detach()
-    if everyone.shape[0] < 2:
+    everyone = rows.detach() if everyone is None else everyone
+    everyones_places = places if everyones_places is None else everyones_places
+    if len(everyones_places) < 2:
         raise ValueError("a statistic over the batch needs at least 2 pictures, got 1")
-    mean = everyone.mean(0)
-    return everyone - mean, mean
+    variance, covariance = _Spread.apply(rows, places.mT, everyone, everyones_places.mT, first, gamma)
+    return variance, covariance
+
+
+def _chunks(dim: int, *indices: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Pieces of ``indices`` (L, ...) whose rows of ``dim`` numbers fit into a processor's cache, or a GPU with ease."""
+    bytes_of_one = 4 * dim * indices[0].shape[1]
+    cache = 2**20 if indices[0].device.type == "cpu" else 2**28
+    return zip(*(each.split(max(1, cache // bytes_of_one)) for each in indices), strict=True)
+
+
+def rows_at(rows: Tensor, index: Tensor) -> Tensor:
+    """Rows (R, D) by an index of any shape: (..., D)."""
+    return rows.index_select(0, index.reshape(-1)).view(*index.shape, -1)
+
+
+class _PlaceInvariance(torch.autograd.Function):
+    """Piece by piece: what belongs to a piece is read once, and never lies in memory for all places at a time."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, a, b)
+        pieces = _chunks(rows.shape[1], a, b)
+        return torch.cat([(rows_at(rows, i) - rows_at(rows, j)).square_().mean((1, 2)) for i, j in pieces])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        rows, a, b = ctx.saved_tensors
+        total = torch.zeros_like(rows)
+        scale = 2 / (a.shape[1] * rows.shape[1]) * gradient[:, None, None]
+        for i, j, k in _chunks(rows.shape[1], a, b, scale):
+            difference = (rows_at(rows, i) - rows_at(rows, j)).mul_(k).flatten(0, 1)
+            total.index_add_(0, i.reshape(-1), difference)
+            total.index_add_(0, j.reshape(-1), difference, alpha=-1)
+        return total, None, None
+
+
+class _Spread(torch.autograd.Function):
+    """Value and gradient by hand, piece by piece: autograd would keep several copies of all places' rows.
+
+    With z the rows of a place around their mean, S = z z^T and v their sums of squares, the covariance term's gradient
+    is 4 (S z - v z) / ((N - 1)^2 D) and the variance term's -z / (D (N - 1) std). Own rows carry the gradient of
+    everyone's value, N / n times, since the engine takes the mean over processes.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows: Tensor, own: Tensor, everyone: Tensor, places: Tensor, first: int, gamma: float
+    ) -> tuple[Tensor, Tensor]:
+        (count, n), total, dim = own.shape, places.shape[1], rows.shape[1]
+        mean, squares = rows.new_empty(count, dim), rows.new_empty(count, dim)
+        gram = rows.new_empty(count, n, total) if n < dim else rows.new_empty(count, 0, 0)
+        covariance = rows.new_empty(count)
+        for index, m, v, s, c in _chunks(dim, places, mean, squares, gram, covariance):
+            z = rows_at(everyone, index)
+            torch.mean(z, 1, out=m)
+            z -= m[:, None]
+            torch.sum(z.square(), 1, out=v)
+            mine = z[:, first : first + n]
+            if n < dim:
+                norm = torch.bmm(mine, z.mT, out=s).square().sum((1, 2))
+            else:
+                norm = ((mine @ (z.mT @ z)) * mine).sum((1, 2))
+            diagonal = ((v if n == total else mine.square().sum(1)) * v).sum(1)
+            torch.sub(norm, diagonal, out=c)
+        ctx.save_for_backward(rows, own, everyone, places, mean, squares, gram)
+        ctx.first, ctx.gamma = first, gamma
+        short = F.relu(gamma - (squares / (total - 1) + EPSILON).sqrt()).mean(1)
+        return short, covariance * (total / n / ((total - 1) ** 2 * dim))
+
+    @staticmethod
+    def backward(ctx: Any, of_variance: Tensor, of_covariance: Tensor) -> tuple[Tensor | None, ...]:
+        rows, own, everyone, places, mean, squares, gram = ctx.saved_tensors
+        n, total, dim = own.shape[1], places.shape[1], rows.shape[1]
+        std = (squares / (total - 1) + EPSILON).sqrt()
+        by_gram = (4 * total / n / ((total - 1) ** 2 * dim) * of_covariance)[:, None]
+        by_row = torch.where(std < ctx.gamma, -total / n / (dim * (total - 1)) / std * of_variance[:, None], 0)
+        by_row -= by_gram * squares
+        gradient = torch.zeros_like(rows)
+        for index, m, s, g, r, i in _chunks(dim, places, mean, gram, by_gram, by_row, own):
+            z = rows_at(everyone, index)
+            mine = z[:, ctx.first : ctx.first + n] - m[:, None]
+            if n < dim:
+                along = (g[:, None] * s) @ z  # not around the mean: the lines of the Gram matrix sum to zero
+            else:
+                z -= m[:, None]
+                along = g[:, None] * (mine @ (z.mT @ z))
+            gradient.index_add_(0, i.reshape(-1), along.addcmul_(mine, r[:, None]).flatten(0, 1))
+        return gradient, None, None, None, None, None
 
 
 @_outside_autocast
@@ -178,24 +248,35 @@ def nt_xent(
     a: Tensor,
     b: Tensor,
     tau: float,
-    everyone_a: Tensor | None = None,
-    everyone_b: Tensor | None = None,
+    gather: Callable[[Tensor], Tensor] = lambda own: own,
     first: int = 0,
+    share: Tensor | None = None,
 ) -> Tensor:
     """Each view of a picture against both views of all others: about ln(2N - 1) at first. SimCLR eq. 1.
 
-    ``a``, ``b`` (n, D), or (n, L, D) with a contrast for each of L places: this process's rows, which are the rows
-    ``first`` to first + n of ``everyone_*`` (N, ...), by default the same. Gradients flow through everyone's rows.
-    https://arxiv.org/abs/2002.05709
+    ``a``, ``b`` (n, D), or (n, L, D) with a contrast for each of L places, averaged or summed by ``share`` (L,): this
+    process's rows. ``gather`` gives everyone's (N, ...) of such rows, among which these begin at ``first``; it is
+    called without gradient. https://arxiv.org/abs/2002.05709
     """
     n, dim = len(a), a.shape[-1]
-    everyone = (a if everyone_a is None else everyone_a, b if everyone_b is None else everyone_b)
-    rows, keys = (torch.cat(pair).reshape(-1, a[0].numel() // dim, dim).transpose(0, 1) for pair in ((a, b), everyone))
+    units = [F.normalize(each.reshape(n, -1, dim), dim=-1) for each in (a, b)]
+    everyone = [gather(each.detach()) for each in units]
+    rows, keys = (torch.cat(pair).transpose(0, 1) for pair in (units, everyone))  # (L, 2n, D), (L, 2N, D)
     total = keys.shape[1] // 2
-    logits = similarity(rows, keys).div(tau).flatten(0, 1)  # (L * 2n, 2N)
+    logits = rows @ keys.mT / tau
     own = torch.arange(first, first + n, device=a.device)
-    itself, partner = (torch.cat(pair).repeat(rows.shape[0]) for pair in ((own, own + total), (own + total, own)))
-    return F.cross_entropy(logits.scatter(1, itself[:, None], -torch.inf), partner)
+    itself, partner = (
+        torch.cat(pair)[:, None].expand(len(rows), -1, 1) for pair in ((own, own + total), (own + total, own))
+    )
+    among = logits.scatter(2, itself, -torch.inf).logsumexp(2)
+    positive = logits.gather(2, partner)[..., 0]
+    # Rows are keys of all others too. What those feel is known here, since i is to j as j is to i, but for the
+    # denominators, one number a row; so no gradient has to travel.
+    theirs = torch.cat([gather(each.T) for each in among.detach().chunk(2, dim=1)]).T[:, None]
+    felt = (logits.detach() - theirs).exp().scatter(2, itself, 0.0)
+    as_keys = (felt * logits).sum(2) - positive
+    losses = (among - positive + as_keys - as_keys.detach()).mean(1)
+    return losses.mean() if share is None else (losses * share.to(losses.dtype)).sum()
 
 
 @_outside_autocast

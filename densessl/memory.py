@@ -17,6 +17,7 @@ class Queue(nn.Module):
         super().__init__()
         self.register_buffer("rows", F.normalize(torch.randn(size, width)))
         self.register_buffer("pushed", torch.zeros((), dtype=torch.long))
+        self._full = False
 
     def forward(self) -> Tensor:
         """(size, width), a copy: pushing must not change what a backward still needs."""
@@ -31,5 +32,6 @@ class Queue(nn.Module):
 
     @property
     def full(self) -> bool:
-        """No random row is left. Asking waits for the device."""
-        return bool(self.pushed >= len(self.rows))
+        """No random row is left. Asking waits for the device, until it is so."""
+        self._full = self._full or bool(self.pushed >= len(self.rows))
+        return self._full

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from densessl.backbones import Backbone
 
 if TYPE_CHECKING:
-    from densessl.data.views import Views
+    from densessl.data.views import View, Views
 
 
 class Method(nn.Module):
@@ -27,6 +27,10 @@ class Method(nn.Module):
 
     def begin(self, pictures: int, batch: int) -> None:
         """Called once before the first step; what remembers each picture of the collection is made here."""
+
+    def maps(self, views: list[View]) -> list[Tensor]:
+        """The last map (B, C, H, W) of each view, after the final norm."""
+        return self.backbone.each(view.image for view in views)
 
     @abstractmethod
     def forward(self, views: Views) -> dict[str, Tensor]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from densessl.backbones import pooled
+from densessl.backbones import Backbone, pooled
 from densessl.errors import UserError
+from densessl.heads import each
 from densessl.training.distributed import gather, own, permutation, world_size
 
 
@@ -37,10 +38,16 @@ class Target(nn.ModuleList):
                 module.drop_prob = 0.0
 
     @torch.no_grad()
-    def forward(self, image: Tensor) -> Tensor:
-        """The projection of the pooled vector, without gradient."""
-        backbone, projector, *_ = self
-        return projector(pooled(backbone(image)))
+    def forward(self, images: Iterable[Tensor]) -> list[Tensor]:
+        """The projections of the pooled vectors of several batches, without gradient."""
+        return each(self[1], map(pooled, self.maps(images)))
+
+    @torch.no_grad()
+    def maps(self, images: Iterable[Tensor]) -> list[Tensor]:
+        """The last maps of several batches, as Backbone.each gives them."""
+        backbone = self[0]
+        assert isinstance(backbone, Backbone)
+        return backbone.each(images)
 
     @torch.no_grad()
     def follow(self, *parts: nn.Module, momentum: float) -> None:

@@ -18,7 +18,7 @@ def test_maps_have_the_channels_and_strides_they_say(name: str, size: int) -> No
     assert [m.shape[1] for m in maps] == list(backbone.channels)
     for features, stride in zip(maps, backbone.strides, strict=True):
         assert features.shape[2] in (size // stride, -(-size // stride))
-    assert pooled(maps).shape == (1, backbone.channels[-1])
+    assert pooled(maps[-1]).shape == (1, backbone.channels[-1])
     assert backbone.strides == (4, 8, 16, 32)
 
 
@@ -44,7 +44,7 @@ def test_the_final_norm_stands_before_the_mean() -> None:
     raw = backbone.stages(image)[-1].permute(0, 2, 3, 1)
     weight, bias = backbone.net.norm_pre.weight, backbone.net.norm_pre.bias
     normed = torch.nn.functional.layer_norm(raw, (raw.shape[-1],), weight, bias, 1e-6)
-    torch.testing.assert_close(pooled(backbone(image)), normed.mean((1, 2)))
+    torch.testing.assert_close(pooled(backbone(image)[-1]), normed.mean((1, 2)))
 
 
 def test_resnet_maps_are_torchvisions() -> None:
@@ -54,7 +54,7 @@ def test_resnet_maps_are_torchvisions() -> None:
     reference.fc = torch.nn.Identity()
     reference.load_state_dict(backbone.net.state_dict())
     image = torch.randn(2, 3, 97, 97)
-    torch.testing.assert_close(pooled(backbone(image)), reference(image))
+    torch.testing.assert_close(pooled(backbone(image)[-1]), reference(image))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "convnext_atto"])
@@ -91,7 +91,7 @@ def test_a_small_stem_is_torchvisions_resnet_as_papers_change_it() -> None:
     backbone = Backbone("resnet18", stem="small").eval()
     backbone.net.load_state_dict(reference.state_dict())
     image = torch.randn(2, 3, 32, 32)
-    torch.testing.assert_close(pooled(backbone(image)), reference(image))
+    torch.testing.assert_close(pooled(backbone(image)[-1]), reference(image))
 
 
 def test_output_stride_8_is_that_of_a_small_stem() -> None:

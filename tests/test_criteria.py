@@ -1,6 +1,7 @@
 """The criteria against float64 loops written from the papers' equations."""
 
 import math
+from functools import partial
 from typing import Any
 
 import pytest
@@ -30,6 +31,20 @@ def naive_covariance(z: Tensor) -> Tensor:
 NAIVE = {"variance": naive_variance, "covariance": naive_covariance}
 
 
+def statistic(name: str, z: Tensor, everyone: Tensor | None = None, first: int = 0, gamma: float = 1.0) -> Tensor:
+    """Ours for z (n, D) or (n, L, D), a place a row: scattered rows among others that no place names; averaged."""
+
+    def scattered(z: Tensor) -> tuple[Tensor, Tensor]:
+        z = z if z.ndim == 3 else z[:, None]
+        order = torch.randperm(z.shape[0] * z.shape[1], generator=torch.Generator().manual_seed(0))
+        rows = torch.cat([z.flatten(0, 1)[order], z.new_full((2, z.shape[2]), 99)])
+        return rows, order.argsort().view(z.shape[:2])
+
+    others = () if everyone is None else scattered(everyone)
+    values = criteria.variance_and_covariance(*scattered(z), *others, first=first, gamma=gamma)
+    return values[list(NAIVE).index(name)].mean()
+
+
 @pytest.mark.parametrize("name", NAIVE)
 @pytest.mark.parametrize(("n", "dim"), [(5, 12), (12, 5), (8, 8), (2, 3)])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -40,7 +55,7 @@ def test_value_and_gradient_equal_the_naive_form(name: str, n: int, dim: int, dt
     expected = NAIVE[name](exact)
     expected.backward()
     ours = z.to(dtype).requires_grad_()
-    value = getattr(criteria, name)(ours)
+    value = statistic(name, ours)
     value.backward()
     tolerance = 1e-12 if dtype == torch.float64 else 2e-5
     torch.testing.assert_close(value.double(), expected, rtol=tolerance, atol=tolerance)
@@ -49,20 +64,38 @@ def test_value_and_gradient_equal_the_naive_form(name: str, n: int, dim: int, dt
 
 @pytest.mark.parametrize("name", NAIVE)
 @pytest.mark.parametrize(("n", "dim"), [(4, 9), (9, 4)])
-def test_places_are_averaged(name: str, n: int, dim: int) -> None:
-    z = torch.randn(n, 3, dim, dtype=torch.float64)
-    expected = torch.stack([NAIVE[name](z[:, place]) for place in range(3)]).mean()
-    torch.testing.assert_close(getattr(criteria, name)(z), expected)
+def test_places_have_values_and_gradients_of_their_own(name: str, n: int, dim: int, monkeypatch: Any) -> None:
+    """Places share rows, and count differently; pieces of two places, as large collections are cut."""
+    monkeypatch.setattr(criteria, "_chunks", lambda _, *indices: zip(*(i.split(2) for i in indices), strict=True))
+    rows = torch.randn(3 * n, dim, dtype=torch.float64, requires_grad=True)
+    places = torch.randint(3, (n, 5)) + 3 * torch.arange(n)[:, None]
+    weight = torch.rand(5, dtype=torch.float64)
+    values = criteria.variance_and_covariance(rows, places)[list(NAIVE).index(name)]
+    expected = torch.stack([NAIVE[name](rows[places[:, place]]) for place in range(5)])
+    torch.testing.assert_close(values, expected)
+    ours, truth = (torch.autograd.grad(each @ weight, rows)[0] for each in (values, expected))
+    torch.testing.assert_close(ours, truth)
+
+
+def test_invariance_of_matches_equals_a_loop() -> None:
+    rows = torch.randn(9, 4, dtype=torch.float64, requires_grad=True)
+    a, b = torch.randint(9, (2, 3, 6))
+    values = criteria.place_invariance(rows, a, b)
+    loop = [sum(((rows[a[n, m]] - rows[b[n, m]]) ** 2).sum() for n in range(3)) / 12 for m in range(6)]
+    torch.testing.assert_close(values, torch.stack(loop))
+    weight = torch.rand(6, dtype=torch.float64)
+    ours, truth = (torch.autograd.grad(each @ weight, rows)[0] for each in (values, torch.stack(loop)))
+    torch.testing.assert_close(ours, truth)
 
 
 @pytest.mark.parametrize("name", NAIVE)
-@pytest.mark.parametrize("shape", [(6, 4), (6, 20), (6, 2, 5)])
+@pytest.mark.parametrize("shape", [(6, 4), (6, 20), (6, 2, 5), (12, 3, 2)])
 def test_the_mean_over_processes_is_the_value_and_gradient_of_the_whole_batch(name: str, shape: tuple) -> None:
     whole = (0.5 * torch.randn(shape, dtype=torch.float64)).requires_grad_()
-    value = getattr(criteria, name)(whole)
+    value = statistic(name, whole)
     value.backward()
     parts = [part.detach().clone().requires_grad_() for part in whole.chunk(3)]
-    values = [getattr(criteria, name)(part, whole.detach()) for part in parts]
+    values = [statistic(name, part, whole.detach(), i * len(part)) for i, part in enumerate(parts)]
     for part_value in values:
         (part_value / 3).backward()  # the engine averages gradients
     torch.testing.assert_close(torch.stack(values).mean(), value)
@@ -73,27 +106,27 @@ def test_the_mean_over_processes_is_the_value_and_gradient_of_the_whole_batch(na
 def test_statistics_keep_full_precision_under_autocast(name: str) -> None:
     z = torch.randn(16, 32) + 5
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = getattr(criteria, name)(z)
+        inside = statistic(name, z)
     assert inside.dtype == torch.float32
-    assert inside == getattr(criteria, name)(z)
-    assert getattr(criteria, name)(z.bfloat16()).dtype == torch.float32
+    assert inside == statistic(name, z)
+    assert statistic(name, z.bfloat16()).dtype == torch.float32
 
 
 def test_random_normal_embeddings_have_the_expected_covariance() -> None:
     """For N(0, 1) the penalty is about (D - 1) / (N - 1)."""
     torch.manual_seed(0)
-    assert criteria.covariance(torch.randn(64, 512)).item() == pytest.approx(511 / 63, rel=0.02)
-    assert criteria.variance(torch.randn(4096, 32)).item() == pytest.approx(0.005, abs=0.005)
+    assert statistic("covariance", torch.randn(64, 512)).item() == pytest.approx(511 / 63, rel=0.02)
+    assert statistic("variance", torch.randn(4096, 32)).item() == pytest.approx(0.005, abs=0.005)
 
 
 def test_one_picture_has_no_statistics() -> None:
     with pytest.raises(ValueError, match="at least 2 pictures"):
-        criteria.variance(torch.randn(1, 4))
+        statistic("variance", torch.randn(1, 4))
 
 
 def test_global_terms_average_pairs_and_views() -> None:
     views = list(torch.randn(4, 6, 5, dtype=torch.float64))
-    s, (v, c) = invariance_of_pairs(views, views, pivots=2), variance_and_covariance(torch.stack(views, dim=1))
+    s, (v, c) = invariance_of_pairs(views, views, pivots=2), variance_and_covariance(views)
     pairs = [(0, 1), (0, 2), (0, 3), (1, 0), (1, 2), (1, 3)]
     torch.testing.assert_close(s, sum(((views[i] - views[j]) ** 2).mean() for i, j in pairs) / 6)
     torch.testing.assert_close(v, sum(map(naive_variance, views)) / 4)
@@ -255,6 +288,10 @@ def rows_of(shapes: list[tuple[int, ...]]) -> list[Tensor]:
     return [torch.randn(shape, dtype=torch.float64) + 0.3 for shape in shapes]
 
 
+def criterion(name: str) -> Any:
+    return partial(statistic, name) if name in NAIVE else getattr(criteria, name)
+
+
 @pytest.mark.parametrize(("name", "shapes", "named"), CASES, ids=NAMES)
 def test_value_and_gradient_equal_the_equation(name: str, shapes: list, named: dict) -> None:
     exact = [z.requires_grad_() for z in rows_of(shapes)]
@@ -263,7 +300,7 @@ def test_value_and_gradient_equal_the_equation(name: str, shapes: list, named: d
     (expected * weights).sum().backward()
     for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 2e-5)):
         ours = [z.to(dtype).requires_grad_() for z in rows_of(shapes)]
-        value = getattr(criteria, name)(*ours, **named)
+        value = criterion(name)(*ours, **named)
         assert value.dtype == dtype
         (value * weights.to(dtype)).sum().backward()
         torch.testing.assert_close(value.double(), expected, rtol=tolerance, atol=tolerance)
@@ -276,8 +313,8 @@ def test_bf16_rows_are_computed_in_fp32_under_autocast(name: str, shapes: list, 
     rounded = [z.bfloat16() for z in rows_of(shapes)]
     expected = EQUATIONS[name](*(z.double() for z in rounded), **named)
     with torch.autocast("cpu", torch.bfloat16):
-        ours = getattr(criteria, name)(*rounded, **named)
-        single = getattr(criteria, name)(*(z.float() for z in rounded), **named)
+        ours = criterion(name)(*rounded, **named)
+        single = criterion(name)(*(z.float() for z in rounded), **named)
     assert ours.dtype == torch.float32
     assert torch.equal(ours, single)
     torch.testing.assert_close(ours.double(), expected, rtol=2e-5, atol=2e-5)
@@ -299,26 +336,44 @@ def test_the_mean_over_processes_of_barlow_twins_is_that_of_the_whole_batch(shap
         torch.testing.assert_close(torch.cat([pair[side].grad for pair in parts]), whole[side].grad)
 
 
-@pytest.mark.parametrize(
-    ("name", "shape"),
-    [("contrast", (6, 4)), ("contrast", (6, 20)), ("nt_xent", (6, 4)), ("nt_xent", (6, 20)), ("nt_xent", (6, 2, 5))],
-)
-def test_the_mean_over_processes_of_a_contrast_is_that_of_the_whole_batch(name: str, shape: tuple[int, ...]) -> None:
-    """Here gradients flow through everyone's rows too: each is the sum of what all processes send back."""
-    whole = [z.requires_grad_() for z in rows_of([shape, shape])]
-    value = getattr(criteria, name)(*whole, tau=0.3)
-    value.backward()
-    everyone = [z.detach().clone().requires_grad_() for z in whole]
-    values = []
-    for first in (0, 2, 4):
-        a, b = (z[first : first + 2] for z in everyone)
-        others = (everyone[1],) if name == "contrast" else (b,)
-        gathered = {} if name == "contrast" else {"everyone_a": everyone[0], "everyone_b": everyone[1]}
-        values.append(getattr(criteria, name)(a, *others, tau=0.3, first=first, **gathered))
-    torch.stack(values).mean().backward()
+@pytest.mark.parametrize("shape", [(6, 4), (6, 20)])
+def test_the_mean_over_processes_of_a_contrast_is_that_of_the_whole_batch(shape: tuple[int, ...]) -> None:
+    """Here gradients flow through everyone's keys too: each is the sum of what all processes send back."""
+    query, keys = whole = [z.requires_grad_() for z in rows_of([shape, shape])]
+    value = criteria.contrast(*whole, tau=0.3)
+    expected = torch.autograd.grad(value, whole)
+    values = [criteria.contrast(query[first : first + 2], keys, tau=0.3, first=first) for first in (0, 2, 4)]
+    ours = torch.autograd.grad(torch.stack(values).mean(), whole)
     torch.testing.assert_close(torch.stack(values).mean(), value)
-    for ours, truth in zip(everyone, whole, strict=True):
-        torch.testing.assert_close(ours.grad, truth.grad)
+    torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (6, 20), (6, 2, 5)])
+def test_nt_xent_of_own_rows_has_their_gradient_in_everyones_loss(shape: tuple[int, ...]) -> None:
+    """Nothing is sent back: the mean of what processes have for their own rows is the gradient of the whole."""
+    whole = [z.requires_grad_() for z in rows_of([shape, shape])]
+    weight = torch.rand(shape[1], dtype=torch.float64) if len(shape) == 3 else None
+    value = criteria.nt_xent(*whole, tau=0.3, share=weight)
+    expected = torch.autograd.grad(value, whole)
+    everyones: list[Tensor] = []  # what all processes send at each call: known once they ran, one after the other
+    for _ in range(4):
+        values, ours, sent = [], [], []
+        for first in (0, 2, 4):
+            a, b = (z[first : first + 2].detach().clone().requires_grad_() for z in whole)
+            known, calls = iter(everyones), []
+
+            def gather(own: Tensor, known: Any = known, calls: list[Tensor] = calls) -> Tensor:
+                assert not own.requires_grad
+                calls.append(own)
+                return next(known, own.repeat(3, *[1] * (own.ndim - 1)))
+
+            values.append(criteria.nt_xent(a, b, 0.3, gather, first, weight))
+            ours.append(torch.autograd.grad(values[-1] / 3, (a, b)))
+            sent.append(calls)
+        everyones = [torch.cat(parts) for parts in zip(*sent, strict=True)]
+    torch.testing.assert_close(torch.stack(values).mean(), value)
+    for side in range(2):
+        torch.testing.assert_close(torch.cat([pair[side] for pair in ours]), expected[side])
 
 
 # --- constants --------------------------------------------------------------------------------------------------------

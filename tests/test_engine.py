@@ -159,7 +159,7 @@ def test_loaded_state_goes_on_with_the_same_losses(case: tuple[str, int, float],
 def test_bf16_is_an_autocast_inside_the_forward_over_fp32_parameters() -> None:
     distributed.setup()
     connect()
-    for precision, dtype in (("auto", torch.float32), ("bf16", torch.bfloat16)):
+    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         method, cfg = build(), settings(precision=precision)
         engine = Engine(method, build_optimizer(method, cfg.optim), cfg, CPU)
         loss = torch.stack(list(engine(batch(0)).values())).sum()
@@ -185,6 +185,24 @@ def test_precision_follows_the_gpu(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert autocast_dtype(precision, torch.device("cuda")) == dtype
+
+
+@pytest.mark.parametrize(
+    ("precision", "has", "dtype"),
+    [
+        ("auto", "_is_amx_tile_supported", torch.bfloat16),
+        ("auto", "_is_avx512_bf16_supported", torch.bfloat16),
+        ("auto", None, None),
+        ("fp32", "_is_amx_tile_supported", None),
+        ("bf16", None, torch.bfloat16),
+    ],
+)
+def test_precision_follows_the_processor(
+    monkeypatch: pytest.MonkeyPatch, precision: str, has: str | None, dtype: torch.dtype | None
+) -> None:
+    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda name=name: name == has)
+    assert autocast_dtype(precision, CPU) == dtype
 
 
 def test_bf16_on_a_gpu_without_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from densessl.backbones import Backbone, pooled
 from densessl.config import CropsConfig, PhotometricConfig, ViewsConfig
 from densessl.data.loader import Loader
 from densessl.data.scenes import Scenes
-from densessl.data.views import Views, to_device
+from densessl.data.views import ToDevice, Views
 from densessl.methods import METHODS
 
 HEADS = {"projector": (64, 32)}
@@ -52,9 +52,7 @@ def epoch() -> list[Views]:
     """Four batches of 16, seen again and again."""
     crops = ViewsConfig(large=CropsConfig(count=2, size=32, scale=(0.2, 0.6)))
     loader = Loader(Few(64), crops, PhotometricConfig(), batch=16, seed=0, workers=0)
-    return [
-        to_device(views, "cpu", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)) for _, views in loader.from_step(0, 4)
-    ]
+    return [ToDevice("cpu", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))(views) for _, views in loader.from_step(0, 4)]
 
 
 def train(name: str, backbone: str, arguments: dict[str, Any], epoch: list[Views]) -> tuple[list[float], float]:
@@ -74,7 +72,7 @@ def train(name: str, backbone: str, arguments: dict[str, Any], epoch: list[Views
         losses.append(loss.item())
     head = method.expander if "expander" in arguments else method.projector
     with torch.no_grad():
-        z = torch.cat([head(pooled(method.backbone(views.large[0].image))) for views in epoch])
+        z = torch.cat([head(pooled(method.backbone(views.large[0].image)[-1])) for views in epoch])
     return losses, ((z - z.mean(0)).norm() / z.norm()).item()
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import torch
 
-from densessl.matching import cell_centers, close, crop_pairs, matched, nearest, take, unflipped
+from densessl.matching import cell_centers, close, crop_pairs, matches, nearest, take, unflipped
 
 
 def crop(top: float, left: float, height: float, width: float, flip: bool = False) -> torch.Tensor:
@@ -173,14 +173,20 @@ def test_pairs_of_two_large_crops_and_a_small_one() -> None:
     }
 
 
+def statistic(rows: torch.Tensor) -> torch.Tensor:
+    """Of matched rows (n, D), something that depends on which picture's match is which."""
+    return (rows * rows.roll(1, 0).tanh()).mean()
+
+
 @pytest.mark.parametrize("counts", [(5, 2, 5), (5, 2, 2), (None, None, 2), (99, 99, 99)])
-def test_matched_equals_a_loop_over_pairs_of_crops(counts: tuple) -> None:
-    """Any mean over places has the same value over the joined pairs as over the pairs one by one."""
+@pytest.mark.parametrize("dim", [2, 12])
+def test_matches_equal_a_loop_over_pairs_of_crops(counts: tuple, dim: int) -> None:
+    """Terms of matches and of places by their shares: means over pairs of crops of means over their matches."""
     torch.manual_seed(0)
-    sizes = [9, 9, 4]
-    cells = [torch.randn(3, size, 6, dtype=torch.float64, requires_grad=True) for size in sizes]
-    places = [torch.randn(3, size, 2, dtype=torch.float64) for size in sizes]
-    terms, pairs = [], crop_pairs(2, 3, *counts)
+    sizes = [9, 9, 4, 4]
+    cells = [torch.randn(3, size, 6, dtype=torch.float64) for size in sizes]
+    places = [5 + torch.randn(3, size, dim, dtype=torch.float64) for size in sizes]
+    of_pairs, of_sides, pairs = [], [], crop_pairs(2, 4, *counts)
     for (i, j, count), times in pairs.items():
         rows = []
         for n in range(3):
@@ -188,14 +194,33 @@ def test_matched_equals_a_loop_over_pairs_of_crops(counts: tuple) -> None:
             found = sorted((min(row), p, row.index(min(row))) for p, row in enumerate(distances))[:count]
             kept = sorted((p, q) for _, p, q in found)
             rows.append([(cells[i][n, p], cells[j][n, q]) for p, q in kept])
-        slots = list(zip(*rows, strict=True))  # the k-th match of each picture
-        spread = [torch.stack([a * b.tanh() for a, b in slot]).var(0).mean() for slot in slots]
-        terms += times * [sum(spread) / len(spread)]
-    expected = sum(terms) / len(terms)
+        slots = [
+            (torch.stack(a), torch.stack(b)) for a, b in (zip(*slot, strict=True) for slot in zip(*rows, strict=True))
+        ]
+        of_pairs += times * [sum(((a - b) ** 2).mean() for a, b in slots) / len(slots)]
+        of_sides += times * [sum(statistic(a) + statistic(b) for a, b in slots) / len(slots) / 2]
 
-    parts = list(matched(cells, places, pairs))
-    assert sum(share for share, _, _ in parts) == pytest.approx(1)
-    value = sum(share * (a * b.tanh()).var(0).mean() for share, a, b in parts)
-    torch.testing.assert_close(value, expected)
-    ours = torch.autograd.grad(value, cells)
-    torch.testing.assert_close(ours, torch.autograd.grad(expected, cells))
+    found = matches(places, pairs)
+    rows = torch.cat([each.flatten(0, 1) for each in cells])
+    squares = ((rows[found.a] - rows[found.b]) ** 2).mean((0, 2))
+    torch.testing.assert_close(squares @ found.share, sum(of_pairs) / len(of_pairs))
+    ours = torch.stack([statistic(rows[places]) for places in found.places.T])
+    torch.testing.assert_close(ours @ found.weight, sum(of_sides) / len(of_sides))
+    assert found.share.sum().item() == pytest.approx(1)
+
+
+def test_maps_that_give_all_their_cells_stand_once_among_the_places() -> None:
+    """Two large maps of 9 cells and two small ones of 4, all of whose cells count: 26 of their own, and 72 matched."""
+    places = [torch.randn(3, size, 2) for size in (9, 9, 4, 4)]
+    found = matches(places, crop_pairs(2, 4, None, None, None))
+    pairs = 2 * 3 * 9 + 4 * 4  # from each large map to three others, from two small ones to two
+    assert found.a.shape == found.b.shape == (3, pairs)
+    assert found.places.shape == (3, pairs + 26)
+    assert found.weight.sum().item() == pytest.approx(1)
+
+
+def test_feature_matching_survives_a_large_mean() -> None:
+    """Embeddings of norm 3000 that differ by less than 1: products would cancel."""
+    torch.manual_seed(0)
+    a, b = (1000 + 0.1 * torch.randn(2, 9, 16) for _ in range(2))
+    assert torch.equal(nearest(a, b)[1], nearest(a.double(), b.double())[1])

@@ -148,7 +148,7 @@ def test_the_rising_share(step: int) -> None:
 
 def test_vicreg() -> None:
     method, views = build("vicreg", expander=(16, 8)), views_of(6)
-    a, b = (method.expander(pooled(method.backbone(view.image))) for view in views.large)
+    a, b = (method.expander(pooled(method.backbone(view.image)[-1])) for view in views.large)
     same(total(method, views), losses.VICRegLoss()(a, b), trained(method))
 
 
@@ -164,7 +164,7 @@ def test_vicregl(matches: int, weights: tuple[float, float, float]) -> None:
     for view in (*views.large, *views.small):
         maps = method.backbone(view.image)
         size = maps[-1].shape[2:]
-        features.append((method.expander(pooled(maps)), on_cells(method.projector, maps[-1]).unflatten(1, size)))
+        features.append((method.expander(pooled(maps[-1])), on_cells(method.projector, maps[-1]).unflatten(1, size)))
         grids.append(cell_centers(view.affine, *size).unflatten(1, size))
     peer = losses.VICRegLLoss(lambd, mu, nu, alpha=0.6, num_matches=(matches, matches))
     theirs = peer(features[:2], grids[:2], features[2:], grids[2:])
@@ -177,7 +177,7 @@ def test_wmse(large: int, distance: str) -> None:
     """Both draw the same sub-batches from the same seed."""
     method = build("wmse", projector=(16, 3), w_size=6, w_iter=2, eps=0.1, distance=distance)
     views = views_of(12, large=large)
-    z = method.projector(torch.cat([pooled(method.backbone(view.image)) for view in views.large]))
+    z = method.projector(torch.cat([pooled(method.backbone(view.image)[-1]) for view in views.large]))
     named = {"loss_fn": F.mse_loss} if distance == "euclidean" else {}
     peer = losses.WMSELoss(3, eps=0.1, track_running_stats=False, w_iter=2, w_size=6, num_samples=large, **named)
     torch.manual_seed(3)
@@ -191,7 +191,7 @@ def test_byol_and_simsiam(name: str) -> None:
     """BYOL's 2 - 2 cos, summed over both ways; SimSiam's mean of both."""
     heads = {"projector": (16, 8), "predictor": (12, 8)} if name == "byol" else {"projector": (16, 8), "predictor": 6}
     method, views = build(name, **heads), views_of(6)
-    z = [method.projector(pooled(method.backbone(view.image))) for view in views.large]
+    z = [method.projector(pooled(method.backbone(view.image)[-1])) for view in views.large]
     towards = [method.target(view.image) for view in views.large] if name == "byol" else [each.detach() for each in z]
     negative = losses.NegativeCosineSimilarity()
     both = negative(method.predictor(z[0]), towards[1]) + negative(method.predictor(z[1]), towards[0])
@@ -207,7 +207,7 @@ def test_swav(queue: int) -> None:
         each.push(rows(8, 8).detach())
     words = F.normalize(method.prototypes.weight)
     scores = [
-        F.normalize(method.projector(pooled(method.backbone(view.image)))) @ words.T
+        F.normalize(method.projector(pooled(method.backbone(view.image)[-1]))) @ words.T
         for view in (*views.large, *views.small)
     ]
     earlier = [each() @ words.T for each in method.queues] or None
@@ -224,7 +224,7 @@ def test_dino() -> None:
         views = views_of(4, small=1, seed=step)
         words, fixed = (F.normalize(layer.weight) for layer in (method.prototypes, method.target[2]))
         crops = [*views.large, *views.small]
-        student = [F.normalize(method.projector(pooled(method.backbone(view.image)))) @ words.T for view in crops]
+        student = [F.normalize(method.projector(pooled(method.backbone(view.image)[-1]))) @ words.T for view in crops]
         teacher = [F.normalize(method.target(view.image)) @ fixed.T for view in views.large]
         same(total(method, views), peer(teacher, student, teacher_temp=0.055), trained(method))
         torch.testing.assert_close(method.center, peer.center.squeeze())

@@ -15,13 +15,13 @@ from densessl.backbones import Backbone, pooled
 from densessl.config import Count, Positive
 from densessl.data.views import Views
 from densessl.export import EXPORTERS
-from densessl.heads import mlp
+from densessl.heads import each, mlp
 from densessl.method import Method
 from densessl.training.distributed import gather
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 NAMES = {c.__name__: c for c in (Backbone, Method, Tensor, Views)} | {"Count": Count, "Positive": Positive}
-NAMES |= {"torch": torch, "F": F, "pooled": pooled, "mlp": mlp, "gather": gather}
+NAMES |= {"torch": torch, "F": F, "pooled": pooled, "each": each, "mlp": mlp, "gather": gather}
 
 
 def test_the_method_that_it_adds_is_one() -> None:
@@ -33,7 +33,7 @@ def test_the_method_that_it_adds_is_one() -> None:
     terms = method(views)
     sum(terms.values()).backward()
     assert all(p.grad.isfinite().all() and p.grad.any() for p in method.projector.parameters())
-    a, b = (F.normalize(method.projector(pooled(method.backbone(view.image)))) for view in views.large)
+    a, b = (F.normalize(method.projector(pooled(method.backbone(view.image)[-1]))) for view in views.large)
     assert terms["alignment"].item() == pytest.approx(((a - b) ** 2).sum(1).mean().item(), rel=1e-6)
     pairs = torch.stack([torch.exp(-2 * ((x - y) ** 2).sum()) for z in (a, b) for x in z for y in z])
     assert terms["uniformity"].item() == pytest.approx(pairs.mean().log().item(), rel=1e-5)

@@ -11,7 +11,7 @@ from torchvision.transforms.functional import normalize
 
 from densessl.config import CropsConfig, PhotometricConfig, ViewsConfig
 from densessl.data.photometric import Photometric, blur_kernel
-from densessl.data.views import MultiCrop, View, Views, affine, crop_box, take_crop, to_device, view_rng
+from densessl.data.views import MultiCrop, ToDevice, View, Views, affine, crop_box, take_crop, view_rng
 
 UNCHANGED = PhotometricConfig(jitter_p=0, grey_p=0, blur_p=(0, 0), solarize_p=(0, 0))
 VIEWS = ViewsConfig(
@@ -197,7 +197,7 @@ def test_to_device_normalises():
     image = torch.randint(0, 256, (2, 8, 9, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
     view = View(image, torch.rand(2, 2, 3))
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    moved = to_device(Views([view, view], [view]), "cpu", mean, std)
+    moved = ToDevice("cpu", mean, std)(Views([view, view], [view]))
     assert [len(moved.large), len(moved.small)] == [2, 1]
     for got in moved.large + moved.small:
         torch.testing.assert_close(got.image, normalize(image.float() / 255, mean, std))

@@ -51,7 +51,7 @@ def features(
     found = torch.empty(len(rows), backbone.channels[-1])
     with frozen(backbone):
         for part, images in zip(found.split(BATCH), progress(loader, title), strict=True):
-            part.copy_(pooled(backbone(normalised(backbone, images))))
+            part.copy_(pooled(backbone(normalised(backbone, images))[-1]))
     return found
 
 

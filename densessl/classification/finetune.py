@@ -58,7 +58,7 @@ def fine_tune(
         raise UserError(f"fine-tuning needs two pictures a batch; there are {len(rows)}, batch={protocol.batch}")
     losses: list[float] = []
     for images, labels in progress(loader, "fine-tune", lambda n: f"loss {losses[n - 1]:.3f}"):
-        logits = layer(pooled(tuned(normalised(tuned, images))))
+        logits = layer(pooled(tuned(normalised(tuned, images))[-1]))
         loss = cross_entropy(logits, labels.to(device, non_blocking=True))
         losses.append(loss.item())
         if not math.isfinite(losses[-1]):

@@ -129,7 +129,7 @@ def sweep_crops(
     steps = len(loader) // protocol.epochs
     for step, (images, labels) in enumerate(progress(loader, "train layers"), 1):
         with frozen(backbone):
-            features = pooled(backbone(normalised(backbone, images)))
+            features = pooled(backbone(normalised(backbone, images))[-1])
         layers.step(features, labels.to(test.device, non_blocking=True))
         if step % steps == 0:
             layers.schedule.step()

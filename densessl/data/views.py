@@ -116,22 +116,20 @@ class MultiCrop:
             yield photometric(take_crop(picture, box, flip, size), rng), affine(box, flip)
 
 
-def to_device(
-    views: Views,
-    device: torch.device | str,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-) -> Views:
-    """Move uint8 views, a quarter of the bytes of float ones, and normalise them there; channels stay last in memory.
+class ToDevice:
+    """Moves uint8 views, a quarter of the bytes of float ones, and normalises them there; channels stay last in memory.
 
     `mean` and `std` are per channel, of pixel values in [0, 1].
     """
-    center = torch.tensor(mean, device=device).mul_(255).view(-1, 1, 1)
-    spread = torch.tensor(std, device=device).mul_(255).view(-1, 1, 1)
 
-    def move(view: View) -> View:
-        image = view.image.to(device, non_blocking=True).to(torch.float32)
-        return View(image.sub_(center).div_(spread), view.affine.to(device, non_blocking=True))
+    def __init__(self, device: torch.device | str, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        self.device = device
+        self.center, self.spread = (torch.tensor(v, device=device).mul_(255).view(-1, 1, 1) for v in (mean, std))
 
-    pictures = None if views.pictures is None else views.pictures.to(device, non_blocking=True)
-    return Views([move(view) for view in views.large], [move(view) for view in views.small], pictures)
+    def __call__(self, views: Views) -> Views:
+        pictures = None if views.pictures is None else views.pictures.to(self.device, non_blocking=True)
+        return Views([self._view(view) for view in views.large], [self._view(view) for view in views.small], pictures)
+
+    def _view(self, view: View) -> View:
+        image = view.image.to(self.device, non_blocking=True).to(torch.float32)
+        return View(image.sub_(self.center).div_(self.spread), view.affine.to(self.device, non_blocking=True))

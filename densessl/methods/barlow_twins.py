@@ -8,7 +8,7 @@ from densessl import criteria
 from densessl.backbones import Backbone, pooled
 from densessl.config import Count
 from densessl.data.views import Views
-from densessl.heads import mlp
+from densessl.heads import each, mlp
 from densessl.method import Method
 from densessl.training.distributed import gather, world_size
 
@@ -36,7 +36,7 @@ class BarlowTwins(Method):
         self.lambd, self.official = lambd, compat == "official"
 
     def forward(self, views: Views) -> dict[str, Tensor]:
-        a, b = (self.projector(pooled(self.backbone(view.image))) for view in views.large)
+        a, b = each(self.projector, map(pooled, self.maps(views.large)))
         loss = criteria.barlow_twins(a, b, self.lambd, gather(a.detach()), gather(b.detach()))
         if self.official:
             loss = loss.detach() + (loss - loss.detach()) / world_size()

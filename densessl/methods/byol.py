@@ -9,7 +9,7 @@ from densessl import criteria
 from densessl.backbones import Backbone, pooled
 from densessl.config import Count, Share
 from densessl.data.views import Views
-from densessl.heads import mlp
+from densessl.heads import each, mlp
 from densessl.method import Method
 from densessl.methods.vicreg import regularisers
 from densessl.momentum import Target, rising
@@ -43,8 +43,8 @@ class BYOL(Method):
         self.tau, self.schedule, self.mu, self.nu = tau, schedule, mu, nu
 
     def forward(self, views: Views) -> dict[str, Tensor]:
-        z = [self.projector(pooled(self.backbone(view.image))) for view in views.large]
-        targets = [self.target(view.image) for view in reversed(views.large)]
+        z = each(self.projector, map(pooled, self.maps(views.large)))
+        targets = self.target(view.image for view in reversed(views.large))
         losses = [2 - 2 * criteria.cosine(self.predictor(a), b) for a, b in zip(z, targets, strict=True)]
         return {"byol": torch.stack(losses).sum(), **regularisers(z, self.mu, self.nu)}
 

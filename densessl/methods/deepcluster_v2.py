@@ -10,7 +10,7 @@ from densessl import criteria
 from densessl.backbones import Backbone, pooled
 from densessl.config import Count, Positive
 from densessl.data.views import Views
-from densessl.heads import mlp
+from densessl.heads import each, mlp
 from densessl.kmeans import spherical_kmeans
 from densessl.method import Method
 from densessl.training.distributed import from_first, gather, permutation, refuse
@@ -58,7 +58,7 @@ class DeepClusterV2(Method):
     def forward(self, views: Views) -> dict[str, Tensor]:
         assert views.pictures is not None, "which picture is which?"
         crops = [*views.large, *views.small]
-        z = [self.projector(pooled(self.backbone(view.image))) for view in crops]
+        z = each(self.projector, map(pooled, self.maps(crops)))
         everyone = gather(views.pictures)
         for i in range(2):
             self.memory[i, everyone] = F.normalize(gather(z[i].detach()).to(self.memory.dtype))

@@ -45,10 +45,10 @@ class DenseCL(Method):
 
     def forward(self, views: Views) -> dict[str, Tensor]:
         a, b = views.large
-        maps = self.backbone(a.image)
-        query, cells = self.projector(pooled(maps)), on_cells(self.dense, maps[-1])
+        (last,) = self.maps([a])
+        query, cells = self.projector(pooled(last)), on_cells(self.dense, last)
         key, key_cells, key_map = self.target.shuffled(self._keys, b.image)
-        to = criteria.similarity(maps[-1].detach().flatten(2).mT, key_map.flatten(2).mT).argmax(2)
+        to = criteria.similarity(last.detach().flatten(2).mT, key_map.flatten(2).mT).argmax(2)
         matches = cells.flatten(0, 1), take(key_cells, to).flatten(0, 1)
         terms = {
             "global": (1 - self.lambd) * criteria.info_nce(query, key, self.queue(), self.tau),
@@ -59,9 +59,9 @@ class DenseCL(Method):
         return terms
 
     def _keys(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        backbone, projector, dense = self.target
-        maps = backbone(image)
-        return projector(pooled(maps)), on_cells(dense, maps[-1]), maps[-1]
+        _, projector, dense = self.target
+        (last,) = self.target.maps([image])
+        return projector(pooled(last)), on_cells(dense, last), last
 
     def update(self) -> None:
         self.target.follow(self.backbone, self.projector, self.dense, momentum=self.momentum)

@@ -10,7 +10,7 @@ from densessl import criteria
 from densessl.backbones import Backbone, pooled
 from densessl.config import Count, Positive, Share
 from densessl.data.views import Views
-from densessl.heads import held, mlp
+from densessl.heads import each, held, mlp
 from densessl.method import Method
 from densessl.momentum import Target, rising
 from densessl.training.distributed import gather
@@ -55,9 +55,9 @@ class DINO(Method):
 
     def forward(self, views: Views) -> dict[str, Tensor]:
         prototypes = held(self.prototypes.weight, free=self.progress >= self.freeze)
-        z = [self.projector(pooled(self.backbone(view.image))) for view in [*views.large, *views.small]]
+        z = each(self.projector, map(pooled, self.maps([*views.large, *views.small])))
         student = (criteria.similarity(torch.cat(z), prototypes) / self.tau_s).chunk(len(z))
-        targets = torch.cat([self.target(view.image) for view in views.large])
+        targets = torch.cat(self.target(view.image for view in views.large))
         teacher = criteria.similarity(targets, self.target[2].weight)
         share = min(1.0, self.progress / self.warmup) if self.warmup else 1.0
         tau = self.tau_t[0] + (self.tau_t[1] - self.tau_t[0]) * share

@@ -43,8 +43,8 @@ class MoCoV2(Method):
 
     def forward(self, views: Views) -> dict[str, Tensor]:
         a, b = views.large
-        query = self.projector(pooled(self.backbone(a.image)))
-        (key,) = self.target.shuffled(lambda image: (self.target(image),), b.image)
+        query = self.projector(pooled(*self.maps([a])))
+        (key,) = self.target.shuffled(lambda image: tuple(self.target([image])), b.image)
         loss = criteria.info_nce(query, key, self.queue(), self.tau)
         self.queue.push(gather(key))
         return {"info_nce": loss}

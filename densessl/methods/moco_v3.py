@@ -9,7 +9,7 @@ from densessl import criteria
 from densessl.backbones import Backbone, pooled
 from densessl.config import Count, Positive, Share
 from densessl.data.views import Views
-from densessl.heads import mlp
+from densessl.heads import each, mlp
 from densessl.method import Method
 from densessl.momentum import Target, rising
 from densessl.training.distributed import gather, rank
@@ -39,8 +39,8 @@ class MoCoV3(Method):
         self.momentum, self.tau = momentum, tau
 
     def forward(self, views: Views) -> dict[str, Tensor]:
-        queries = [self.predictor(self.projector(pooled(self.backbone(view.image)))) for view in views.large]
-        keys = [gather(self.target(view.image)) for view in reversed(views.large)]
+        queries = each(self.predictor, each(self.projector, map(pooled, self.maps(views.large))))
+        keys = map(gather, self.target(view.image for view in reversed(views.large)))
         pairs = zip(queries, keys, strict=True)
         losses = [criteria.contrast(q, k, self.tau, rank() * len(q)) for q, k in pairs]
         return {"contrast": 2 * self.tau * torch.stack(losses).sum()}

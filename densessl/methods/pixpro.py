@@ -1,5 +1,6 @@
 """PixPro. Xie, Lin, Zhang, Zhang, Cao, Lin, Hu 2021, https://arxiv.org/abs/2011.10043."""
 
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -41,11 +42,12 @@ class PixPro(Method):
         self.momentum, self.threshold, self.power = momentum, threshold, power
 
     def forward(self, views: Views) -> dict[str, Tensor]:
-        maps = [self.backbone(view.image)[-1] for view in views.large]
+        maps = self.maps(views.large)
         smooth = [self._propagated(on_cells(self.projector, each)) for each in maps]
-        targets = [self._targets(view.image) for view in views.large]
+        targets = self._targets(view.image for view in views.large)
         a, b = (view.affine for view in views.large)
-        pairs = close(a, b, maps[0].shape[2:], maps[1].shape[2:], self.threshold).to(smooth[0].dtype)
+        height, width = maps[0].shape[2:]  # of both: large crops have one size
+        pairs = close(a, b, (height, width), (height, width), self.threshold).to(smooth[0].dtype)
         agreement = self._agreement(smooth[0], targets[1], pairs) + self._agreement(smooth[1], targets[0], pairs.mT)
         return {"pixpro": -2 * agreement}
 
@@ -53,9 +55,8 @@ class PixPro(Method):
         return criteria.propagated(x, self.propagation(x), self.power)
 
     @torch.no_grad()
-    def _targets(self, image: Tensor) -> Tensor:
-        backbone, projector = self.target
-        return on_cells(projector, backbone(image)[-1])
+    def _targets(self, images: Iterable[Tensor]) -> list[Tensor]:
+        return [on_cells(self.target[1], last) for last in self.target.maps(images)]
 
     def _agreement(self, query: Tensor, key: Tensor, pairs: Tensor) -> Tensor:
         """Mean over pictures of the mean cosine of their pairs (B, P, Q)."""

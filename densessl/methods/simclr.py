@@ -8,7 +8,7 @@ from densessl import criteria
 from densessl.backbones import Backbone, pooled
 from densessl.config import Count, Positive
 from densessl.data.views import Views
-from densessl.heads import mlp
+from densessl.heads import each, mlp
 from densessl.method import Method
 from densessl.training.distributed import gather, rank
 
@@ -30,5 +30,5 @@ class SimCLR(Method):
         self.tau = tau
 
     def forward(self, views: Views) -> dict[str, Tensor]:
-        a, b = (self.projector(pooled(self.backbone(view.image))) for view in views.large)
-        return {"nt_xent": criteria.nt_xent(a, b, self.tau, gather(a), gather(b), first=rank() * len(a))}
+        a, b = each(self.projector, map(pooled, self.maps(views.large)))
+        return {"nt_xent": criteria.nt_xent(a, b, self.tau, gather, first=rank() * len(a))}

@@ -8,7 +8,7 @@ from densessl import criteria
 from densessl.backbones import Backbone, pooled
 from densessl.config import Count
 from densessl.data.views import Views
-from densessl.heads import mlp
+from densessl.heads import each, mlp
 from densessl.method import Method
 from densessl.methods.vicreg import regularisers
 
@@ -39,6 +39,6 @@ class SimSiam(Method):
         self.mu, self.nu = mu, nu
 
     def forward(self, views: Views) -> dict[str, Tensor]:
-        a, b = (self.projector(pooled(self.backbone(view.image))) for view in views.large)
+        a, b = each(self.projector, map(pooled, self.maps(views.large)))
         one, other = (criteria.cosine(self.predictor(p), z.detach()) for p, z in ((a, b), (b, a)))
         return {"simsiam": -(one + other) / 2, **regularisers([a, b], self.mu, self.nu)}

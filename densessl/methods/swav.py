@@ -10,7 +10,7 @@ from densessl import criteria
 from densessl.backbones import Backbone, pooled
 from densessl.config import Count, Positive, Share
 from densessl.data.views import Views
-from densessl.heads import held, mlp
+from densessl.heads import each, held, mlp
 from densessl.memory import Queue
 from densessl.method import Method
 from densessl.training.distributed import gather, own
@@ -56,7 +56,7 @@ class SwAV(Method):
         )
 
     def forward(self, views: Views) -> dict[str, Tensor]:
-        z = [self.projector(pooled(self.backbone(view.image))) for view in [*views.large, *views.small]]
+        z = each(self.projector, map(pooled, self.maps([*views.large, *views.small])))
         prototypes = held(self.prototypes.weight, free=self.progress >= self.freeze)
         scores = criteria.similarity(torch.cat(z), prototypes).chunk(len(z))
         losses = []

@@ -10,9 +10,9 @@ from densessl import criteria
 from densessl.backbones import Backbone, pooled
 from densessl.config import Count
 from densessl.data.views import Views
-from densessl.heads import mlp, norm_like
+from densessl.heads import each, mlp, norm_like
 from densessl.method import Method
-from densessl.training.distributed import gather
+from densessl.training.distributed import gather, rank
 
 
 class VICReg(Method):
@@ -57,15 +57,19 @@ class VICReg(Method):
         self.lambd, self.mu, self.nu = lambd, mu, nu
 
     def forward(self, views: Views) -> dict[str, Tensor]:
-        z = [self._embed(view.image, number) for number, view in enumerate([*views.large, *views.small])]
+        z = self._embed([view.image for view in [*views.large, *views.small]])
         p = z if isinstance(self.predictor, nn.Identity) else [self.predictor(each) for each in z]
         invariance = self.lambd * invariance_of_pairs(p, z, pivots=len(views.large))
         return {"invariance": invariance, **regularisers(z, self.mu, self.nu, self.gamma)}
 
-    def _embed(self, image: Tensor, number: int) -> Tensor:
-        backbone, expander = self.branches if self.branches and number % 2 else (self.backbone, self.expander)
-        z = self.standardise(expander(pooled(backbone(image))))
-        return F.normalize(z.float(), dim=1) if self.unit else z
+    def _embed(self, images: list[Tensor]) -> list[Tensor]:
+        z, parts = list(images), 2 if self.branches else 1
+        for i in range(parts):
+            backbone, expander = self.branches if i else (self.backbone, self.expander)
+            assert isinstance(backbone, Backbone)
+            z[i::parts] = each(expander, map(pooled, backbone.each(images[i::parts])))
+        z = [self.standardise(rows) for rows in z]
+        return [F.normalize(rows.float(), dim=1) for rows in z] if self.unit else z
 
 
 def invariance_of_pairs(predictions: list[Tensor], embeddings: list[Tensor], pivots: int) -> Tensor:
@@ -78,11 +82,21 @@ def regularisers(embeddings: list[Tensor], mu: float, nu: float, gamma: float = 
     """Variance averaged over the views (n, D), covariance summed over two, as in the code; none where both weigh 0."""
     if not mu and not nu:
         return {}
-    v, c = variance_and_covariance(torch.stack(embeddings, dim=1), gamma)
+    v, c = variance_and_covariance(embeddings, gamma)
     return {"variance": mu * v, "covariance": 2 * nu * c}
 
 
-def variance_and_covariance(z: Tensor, gamma: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Both over everyone's pictures, of this process's ``z`` (n, L, D)."""
-    everyone = gather(z.detach())
-    return criteria.variance(z, everyone, gamma), criteria.covariance(z, everyone)
+def variance_and_covariance(views: list[Tensor], gamma: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Over everyone's pictures, averaged over this process's ``views``, each (n, D)."""
+    n = len(views[0])
+    picture = torch.arange(n, device=views[0].device)[:, None]
+    v, c = everyones_statistics(torch.cat(views), picture + n * torch.arange(len(views), device=picture.device), gamma)
+    return v.mean(), c.mean()
+
+
+def everyones_statistics(rows: Tensor, places: Tensor, gamma: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Variance and covariance at each of L places over everyone's pictures: this process's rows (R, D) and where each
+    of its pictures has its places, (n, L).
+    """
+    everyone, everyones_places = gather(rows.detach()), gather(places + rank() * len(rows))
+    return criteria.variance_and_covariance(rows, places, everyone, everyones_places, rank() * len(places), gamma)

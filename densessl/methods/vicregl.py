@@ -1,5 +1,6 @@
 """VICRegL. Bardes, Ponce, LeCun 2022, https://arxiv.org/abs/2210.01571."""
 
+from collections import Counter
 from typing import Literal
 
 import torch
@@ -9,10 +10,10 @@ from densessl import criteria
 from densessl.backbones import Backbone, pooled
 from densessl.config import Count, Positive, Share
 from densessl.data.views import Views
-from densessl.heads import mlp, norm_like, on_cells
-from densessl.matching import cell_centers, crop_pairs, matched, unflipped
+from densessl.heads import each, mlp, norm_like
+from densessl.matching import Matches, cell_centers, crop_pairs, matches, unflipped
 from densessl.method import Method
-from densessl.methods.vicreg import invariance_of_pairs, variance_and_covariance
+from densessl.methods.vicreg import everyones_statistics, invariance_of_pairs, variance_and_covariance
 from densessl.training.distributed import gather, rank
 
 
@@ -62,36 +63,64 @@ class VICRegL(Method):
 
     def forward(self, views: Views) -> dict[str, Tensor]:
         crops, pivots = [*views.large, *views.small], len(views.large)
-        maps = [self.backbone(view.image) for view in crops]
+        maps = self.maps(crops)
+        z = each(self.expander, map(pooled, maps)) if self.expander is not None else []
+        cells = [m.flatten(2).mT for m in maps]
+        if self.projector is not None:
+            rows = each(self.projector, (c.flatten(0, 1) for c in cells))
+            cells = [r.unflatten(0, c.shape[:2]) for r, c in zip(rows, cells, strict=True)]
+        affines = [unflipped(view.affine) if self.official else view.affine for view in crops]
+        centers = [cell_centers(a, *m.shape[2:]) for a, m in zip(affines, maps, strict=True)]
+        return self.criterion(z, cells, centers, pivots)
+
+    def criterion(self, z: list[Tensor], cells: list[Tensor], centers: list[Tensor], pivots: int) -> dict[str, Tensor]:
+        """The terms of ``z`` (B, D) and ``cells`` (B, P, D), embeddings of each crop and of its places, which lie at
+        ``centers`` (B, P, 2) in the picture; the first ``pivots`` crops are the large ones.
+        """
         terms: dict[str, Tensor] = {}
         if self.expander is not None:
-            self._add(terms, "global", self.alpha, self._global([self.expander(pooled(m)) for m in maps], pivots))
+            self._add(terms, "global", self.alpha, self._global(z, pivots))
         if self.projector is not None:
-            cells = [on_cells(self.projector, stages[-1]) for stages in maps]
-            affines = [unflipped(view.affine) if self.official else view.affine for view in crops]
-            centers = [cell_centers(a, *m[-1].shape[2:]) for a, m in zip(affines, maps, strict=True)]
-            for name, places in (("location", centers), ("feature", cells)):
-                if self.matching in ("both", name):
-                    large, small = (None, None) if self.official and name == "feature" else self.num_matches
-                    pairs = crop_pairs(pivots, len(crops), large, small, back=small if self.official else large)
-                    parts = [share * self._local(a, b) for share, a, b in matched(cells, places, pairs)]
-                    self._add(terms, name, 1 - self.alpha, sum(parts[1:], parts[0]))
+            found = {
+                name: matches(places, self._pairs(name, pivots, len(cells)))
+                for name, places in (("location", centers), ("feature", cells))
+                if self.matching in ("both", name)
+            }
+            for name, values in self._local(torch.cat([c.flatten(0, 1) for c in cells]), found).items():
+                self._add(terms, name, 1 - self.alpha, values)
         return terms
+
+    def _pairs(self, matching: str, pivots: int, crops: int) -> Counter[tuple[int, int, int | None]]:
+        large, small = (None, None) if self.official and matching == "feature" else self.num_matches
+        return crop_pairs(pivots, crops, large, small, back=small if self.official else large)
 
     def _global(self, z: list[Tensor], pivots: int) -> Tensor:
         if "contrast" in self.weights:
             pairs = [(a, b) for i, a in enumerate(z[:pivots]) for b in z[i + 1 :]]
             return torch.stack([self._contrast(a, b) for a, b in pairs]).mean()[None]
-        return torch.stack([invariance_of_pairs(z, z, pivots), *variance_and_covariance(torch.stack(z, dim=1))])
+        return torch.stack([invariance_of_pairs(z, z, pivots), *variance_and_covariance(z)])
 
-    def _local(self, a: Tensor, b: Tensor) -> Tensor:
-        """Each unweighted term of matched embeddings (B, K, D); statistics are those of the k-th pair over pictures."""
+    def _local(self, rows: Tensor, found: dict[str, Matches]) -> dict[str, Tensor]:
+        """Of each way of matching the unweighted terms, for all crops' cells (R, D); statistics are those of the m-th
+        match over pictures.
+        """
         if "contrast" in self.weights:
-            return self._contrast(a, b)[None]
-        return torch.stack([criteria.invariance(a, b), *variance_and_covariance(torch.cat([a, b], dim=1))])
+            sides = {
+                name: (criteria.rows_at(rows, m.a), criteria.rows_at(rows, m.b), m.share) for name, m in found.items()
+            }
+            return {name: self._contrast(*side)[None] for name, side in sides.items()}
+        # Both ways in one call, so that everyone's rows are gathered once a step.
+        statistics = everyones_statistics(rows, torch.cat([m.places for m in found.values()], 1))
+        parts = zip(*(values.split([len(m.weight) for m in found.values()]) for values in statistics), strict=True)
+        terms = {}
+        for (name, m), of_places in zip(found.items(), parts, strict=True):
+            invariance = criteria.place_invariance(rows, m.a, m.b)
+            values = [(invariance, m.share), *((statistic, m.weight) for statistic in of_places)]
+            terms[name] = torch.stack([value @ share.to(value.dtype) for value, share in values])
+        return terms
 
-    def _contrast(self, a: Tensor, b: Tensor) -> Tensor:
-        return criteria.nt_xent(a, b, self.tau, gather(a), gather(b), first=rank() * len(a))
+    def _contrast(self, a: Tensor, b: Tensor, share: Tensor | None = None) -> Tensor:
+        return criteria.nt_xent(a, b, self.tau, gather, first=rank() * len(a), share=share)
 
     def _add(self, terms: dict[str, Tensor], name: str, share: float, values: Tensor) -> None:
         for (kind, weight), value in zip(self.weights.items(), values, strict=True):

@@ -43,7 +43,7 @@ class WMSE(Method):
         self.w_size, self.w_iter, self.eps, self.distance = w_size, w_iter, eps, distance
 
     def forward(self, views: Views) -> dict[str, Tensor]:
-        z = self.projector(torch.cat([pooled(self.backbone(view.image)) for view in views.large]))
+        z = self.projector(torch.cat([pooled(m) for m in self.maps(views.large)]))
         z = gather(z.unflatten(0, (len(views.large), -1)).transpose(0, 1)).transpose(0, 1)  # (V, N, D)
         rounds = [self._round(z[:, permutation(z.shape[1], z.device)]) for _ in range(self.w_iter)]
         return {"wmse": torch.stack(rounds).mean()}

@@ -31,6 +31,7 @@ KEEP = 2  # states: the newest, and one in case it is damaged
 CONTENTS = ("config.yaml", "metrics.jsonl", "tensorboard", FILE_NAME, "state")
 # Keys that may differ on resuming. Any other would make the run another one.
 HARMLESS = {"name", "run", "threads", "log_every", "save_every", "data.workers", "data.unreadable"}
+HARMLESS |= {"micro_batch", "compile", "backbone.checkpointing"}  # another rounding, at most
 
 # --- run folder -------------------------------------------------------------------------------------------------------
 

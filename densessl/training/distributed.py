@@ -157,7 +157,7 @@ def own(everyone: Tensor) -> Tensor:
 
 def permutation(n: int, device: torch.device) -> Tensor:
     """A random order of n rows, the first process's in all of them."""
-    return from_first(torch.randperm(n).to(device))
+    return from_first(torch.randperm(n, device=device))
 
 
 def from_first(x: Tensor) -> Tensor:
@@ -184,6 +184,38 @@ def any_process(*flags: bool | Tensor) -> tuple[bool, ...]:
     if world_size() > 1:
         dist.all_reduce(packed, op=dist.ReduceOp.MAX)
     return tuple(bool(flag) for flag in packed.tolist())
+
+
+class Flags:
+    """Flags as `any_process` gives them, a step late: nobody waits for the device, which is busy with the step."""
+
+    def __init__(self) -> None:
+        self._sent: tuple[Tensor, torch.cuda.Event | None] | None = None
+
+    def exchange(self, *flags: bool | Tensor, wait: bool = False) -> tuple[bool, ...]:
+        """Send these and return those sent the time before, all false the first time; with ``wait`` either of them."""
+        device = next((flag.device for flag in flags if isinstance(flag, Tensor)), message_device())
+        now = torch.stack(
+            [
+                flag.to(torch.int32)
+                if isinstance(flag, Tensor)
+                else torch.full((), flag, dtype=torch.int32, device=device)
+                for flag in flags
+            ]
+        )
+        if world_size() > 1:
+            dist.all_reduce(now, op=dist.ReduceOp.MAX)
+        before, arrived = self._sent, torch.cuda.Event() if device.type == "cuda" else None
+        self._sent = now.to("cpu", non_blocking=True), arrived
+        if arrived is not None:
+            arrived.record()
+        known = [False] * len(flags)
+        for message in (before, self._sent if wait else None):
+            if message is not None:
+                if message[1] is not None:
+                    message[1].synchronize()
+                known = [old or bool(new) for old, new in zip(known, message[0].tolist(), strict=True)]
+        return tuple(known)
 
 
 def broadcast_object(value: T) -> T:

@@ -36,13 +36,17 @@ def connect() -> None:
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """bf16 or None, fp32 throughout. "auto" is bf16 on GPUs that have it in hardware, from compute capability 8.0."""
+    """bf16 or None, fp32 throughout. "auto" is bf16 where the hardware multiplies it.
+
+    GPUs do from compute capability 8.0, x86 processors with AMX or AVX512-BF16. Others only imitate it, slowly.
+    """
     if device.type == "cuda":
         capable = torch.cuda.get_device_capability(device) >= (8, 0)
         if precision == "bf16" and not capable:
             raise UserError(f"precision=bf16: {torch.cuda.get_device_name(device)} has no bf16; use precision=fp32")
-        return torch.bfloat16 if capable and precision != "fp32" else None
-    return torch.bfloat16 if precision == "bf16" else None
+    else:
+        capable = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if precision == "bf16" or (precision == "auto" and capable) else None
 
 
 class _Autocast(nn.Module):
@@ -74,12 +78,14 @@ class Engine:
             config={
                 "train_micro_batch_size_per_gpu": cfg.batch // distributed.world_size(),
                 "gradient_accumulation_steps": 1,
-                "gradient_clipping": cfg.optim.clip,
+                "gradient_clipping": cfg.optim.clip if cfg.zero else 0.0,
                 "zero_optimization": {"stage": cfg.zero},
                 "zero_allow_untested_optimizer": True,  # SGD, which does to each number what it does to any other
                 "steps_per_print": 2**31 - 1,
+                "timers": {"throughput": {"enabled": False}},  # it would wait for the device twice a step
             },
         )
+        self._clip = cfg.optim.clip
         if not cfg.zero:
             # Convolutions are up to a quarter faster with channels last, as the pictures are. Only now, since DeepSpeed
             # broadcasts contiguous weights alone, and not with ZeRO, which keeps them as parts of a flat tensor.
@@ -97,7 +103,10 @@ class Engine:
         """Take the optimiser's step; returns the norm of the gradient before clipping."""
         norm = None
         if not self._engine.zero_optimization():  # DeepSpeed keeps it to itself there, and clears the gradients
-            norm = torch.nn.utils.get_total_norm(p.grad for p in self.method.parameters() if p.grad is not None)
+            weights = [p for p in self.method.parameters() if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm([p.grad for p in weights if p.grad is not None])
+            if self._clip:  # with the norm at hand; DeepSpeed would compute it again
+                torch.nn.utils.clip_grads_with_norm_(weights, self._clip, norm)
         self._engine.step()
         return torch.as_tensor(self._engine.get_global_grad_norm() if norm is None else norm)
 

@@ -61,7 +61,7 @@ def build_optimizer(module: nn.Module, optim: OptimConfig) -> Optimizer:
     if optim.name == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=optim.momentum, nesterov=optim.nesterov)
     adam = torch.optim.Adam if optim.name == "adam" else torch.optim.AdamW  # adam decays in the gradient
-    return adam(groups, lr=0.0, betas=optim.betas)
+    return adam(groups, lr=0.0, betas=optim.betas, fused=True)  # one pass over memory instead of a dozen
 
 
 class LARS(Optimizer):
@@ -88,18 +88,23 @@ class LARS(Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         assert closure is None
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                update = p.grad.add(p, alpha=group["weight_decay"])
-                if group["adapt"]:
-                    ratio = group["trust"] * p.norm() / update.norm()
-                    update *= torch.where((ratio > 0) & ratio.isfinite(), ratio, 1.0)
-                state = self.state[p]
-                if not state:
-                    state["momentum"] = torch.zeros_like(p)
-                state["momentum"].mul_(group["momentum"]).add_(update)
-                p.add_(state["momentum"], alpha=-group["lr"])
+            weights = [p for p in group["params"] if p.grad is not None]
+            if not weights:
+                continue
+            updates = [p.grad for p in weights]  # in place: the gradients have served
+            torch._foreach_add_(updates, weights, alpha=group["weight_decay"])
+            if group["adapt"]:
+                norms, others = (torch.stack(torch._foreach_norm(each)) for each in (weights, updates))
+                ratios = group["trust"] * norms / others
+                ratios = torch.where((ratios > 0) & ratios.isfinite(), ratios, 1.0)
+                torch._foreach_mul_(updates, list(ratios.unbind()))
+            for p in weights:
+                if not self.state[p]:
+                    self.state[p]["momentum"] = torch.zeros_like(p)
+            momenta = [self.state[p]["momentum"] for p in weights]
+            torch._foreach_mul_(momenta, group["momentum"])
+            torch._foreach_add_(momenta, updates)
+            torch._foreach_add_(weights, momenta, alpha=-group["lr"])
 
 
 def peak_lr(cfg: Config) -> float:

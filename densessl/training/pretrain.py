@@ -6,27 +6,26 @@ import logging
 import math
 import random
 import signal
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from densessl.backbone_file import FILE_NAME, init_backbone, save_backbone
-from densessl.backbones import Backbone
+from densessl.backbone_file import FILE_NAME, save_backbone
 from densessl.config import Config
 from densessl.data.loader import Loader, open_images
-from densessl.data.views import to_device
-from densessl.methods import METHODS
+from densessl.data.views import ToDevice
 from densessl.training import checkpoint, distributed
-from densessl.training.batch_norm import synchronise_batch_norm
-from densessl.training.engine import Engine, connect
+from densessl.training.assembly import assemble
+from densessl.training.engine import connect
 from densessl.training.log import Log, Pace
-from densessl.training.optim import build_optimizer, lr_at, peak_lr, set_lr
+from densessl.training.optim import lr_at, peak_lr, set_lr
 
 
 def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> Path:
@@ -70,16 +69,9 @@ def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> P
     steps = cfg.steps or max(1, round((cfg.epochs or 0) * loader.steps_per_epoch))
 
     # --- method, engine ---
-    torch.manual_seed(cfg.seed)
-    backbone = Backbone(
-        cfg.backbone.name, in_chans=cfg.backbone.in_chans, stem=cfg.backbone.stem, drop_path=cfg.backbone.drop_path
-    )
-    started_from = init_backbone(backbone, cfg.backbone.init) if cfg.backbone.init and not resume else "random weights"
-    method = METHODS[cfg.method.name](backbone, **cfg.method.arguments)
-    method.begin(pictures=pictures, batch=cfg.batch)
-    synchronise_batch_norm(method)
+    engine, started_from = assemble(cfg, device, pictures, init=not resume)
+    method = engine.method
     parameters = sum(p.numel() for p in method.parameters() if p.requires_grad)
-    engine = Engine(method, build_optimizer(method, cfg.optim), cfg, device)
 
     # --- run folder, opened ---
     if resume:
@@ -94,17 +86,20 @@ def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> P
         f"{run}: {cfg.method.name}, {cfg.backbone.name} from {f'step {done}' if resume else started_from}; {steps} "
         f"steps of {cfg.batch} of {pictures} pictures; {distributed.world_size()} process(es) on "
         f"{device.type}, {'bf16 autocast' if engine.dtype else 'fp32'}"
+        + (f", {cfg.micro_batch} pictures at a time" if cfg.micro_batch else "")
     )
 
     def save() -> None:
         distributed.broadcast_buffers(method)
         if distributed.is_first():  # before the state: a run that is resumed at its end writes nothing any more
             mean, std = cfg.data.mean, cfg.data.std
-            save_backbone(run / FILE_NAME, backbone, mean=mean, std=std, method=cfg.method.name, step=done)
+            save_backbone(run / FILE_NAME, method.backbone, mean=mean, std=std, method=cfg.method.name, step=done)
         checkpoint.save(engine, run, done, {"pictures": pictures, "parameters": parameters})
 
     # --- the loop ---
     pace = Pace(cfg.batch, done)
+    to_device = ToDevice(device, cfg.data.mean, cfg.data.std)
+    flags, recent = distributed.Flags(), deque[tuple[int, dict[str, Tensor]]](maxlen=2)
     with (
         closing(engine),
         closing(log),
@@ -116,22 +111,25 @@ def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> P
             method.step, method.progress = step, step / steps
             lr = lr_at(step, cfg, steps)
             set_lr(engine.optimizer, lr, peak_lr(cfg), heads_only=step < cfg.optim.heads_first * steps)
-            terms = engine(to_device(views, device, cfg.data.mean, cfg.data.std))
+            terms = engine(to_device(views))
             loss = torch.stack(list(terms.values())).sum()
-            stopping, broken = distributed.any_process(bool(signals), ~loss.isfinite())
-            if broken:
-                refuse_step(step, terms, saved)
             engine.backward(loss)
             gradient = engine.step()
             done = step + 1
             method.update()
             log.advance()
-            if due(done, cfg.log_every, steps):
-                values = distributed.mean_over_processes({"loss": loss, **terms, "gradient": gradient})
-                log.write(done, values | {"lr": lr} | pace.read(done, device))
-            if stopping or due(done, cfg.save_every, steps):
-                if any(distributed.any_process(~gradient.isfinite())):
-                    refuse_step(step, {"gradient": gradient}, saved)
+            values = {"loss": loss.detach(), **{k: v.detach() for k, v in terms.items()}, "gradient": gradient}
+            recent.append((step, values))
+            logging_now, saving = due(done, cfg.log_every, steps), due(done, cfg.save_every, steps)
+            # They are known a step late, and at once where somebody waits for the device anyway.
+            stopping, broken = flags.exchange(bool(signals), not_finite(values), wait=logging_now or saving)
+            if stopping:
+                _, broken = flags.exchange(True, broken, wait=True)
+            if broken:
+                refuse_step(recent, saved)
+            if logging_now:
+                log.write(done, distributed.mean_over_processes(values) | {"lr": lr} | pace.read(done, device))
+            if stopping or saving:
                 save()
                 saved = done
             if stopping:
@@ -154,12 +152,22 @@ def due(done: int, every: int, steps: int) -> bool:
     return done % every == 0 or done == steps
 
 
-def refuse_step(step: int, values: dict[str, Tensor], saved: int | None) -> None:
-    """What is not finite would turn every weight into NaN. A call of all processes."""
-    names = [name for name, value in distributed.mean_over_processes(values).items() if not math.isfinite(value)]
+def not_finite(values: dict[str, Tensor]) -> Tensor:
+    return ~torch.stack([value.float() for value in values.values()]).isfinite().all()
+
+
+def refuse_step(recent: Iterable[tuple[int, dict[str, Tensor]]], saved: int | None) -> NoReturn:
+    """What is not finite turns every weight into NaN. ``recent``: steps with their values; a call of all processes."""
+    means = [(step, distributed.mean_over_processes(values)) for step, values in recent]
+    step, names = next(
+        (step, names)
+        for step, values in means
+        if (names := [name for name, value in values.items() if not math.isfinite(value)])
+    )
+    names = [name for name in names if name not in ("loss", "gradient")] or names[:1]  # the cause, if a term is it
     left = f"the state after {saved} steps is whole" if saved else "no state was saved yet"
     distributed.refuse(
-        f"step {step + 1}: not finite: {', '.join(names) or 'the sum of the terms'}. The run stops; {left}. "
+        f"step {step + 1}: not finite: {', '.join(names)}. The run stops; {left}. "
         "A lower optim.base_lr, a longer optim.warmup, optim.clip=1 or precision=fp32 may help"
     )
 
