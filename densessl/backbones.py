@@ -130,7 +130,9 @@ class Backbone(nn.Module):
         self.micro_batch = pictures
 
     def compile_blocks(self) -> None:
-        """Compile each residual block when it first runs: one program for all blocks of a stage."""
+        """Compile each residual block when it first runs: one program for all blocks of a stage and size of view."""
+        # By default 8, after which blocks would run uncompiled: 5 for each size, with gradient and without.
+        torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
         for module in self.net.modules():
             if isinstance(module, ConvNeXtBlock | BasicBlock | Bottleneck):
                 module.compile()
@@ -154,22 +156,27 @@ class Backbone(nn.Module):
         return maps
 
     def _together(self, images: list[Tensor]) -> Sequence[Tensor]:
+        pictures, size = len(images[0]), self.micro_batch or len(images[0])
         drops = [m for m in self.net.modules() if isinstance(m, SharedDropPath) and m.active]
-        if self.micro_batch is None or len(images[0]) <= self.micro_batch:
-            for drop in drops:
-                drop.drawn = None
-            return self(torch.cat(images) if len(images) > 1 else images[0])[-1].chunk(len(images))
-        drawn = [drop.draw(images[0], len(images) * len(images[0])) for drop in drops]  # as for all at once
+        if pictures <= size and self.checkpointing:
+            drawn: list[Tensor | None] = [None] * len(drops)  # they draw themselves, and checkpointing draws again
+        else:
+            drawn = [drop.draw(images[0], len(images) * pictures) for drop in drops]
 
-        def part(image: Tensor, first: int) -> Tensor:
-            for drop, kept in zip(drops, drawn, strict=True):
-                drop.drawn = kept[first : first + len(image)]
+        def part(image: Tensor, first: int = 0) -> Tensor:
+            for drop, scale in zip(drops, drawn, strict=True):
+                drop.scale = None if scale is None else scale[first : first + len(image)]
             return self(image)[-1]
 
-        size, maps, first = self.micro_batch * len(images), [], 0
+        if pictures <= size:
+            last = part(torch.cat(images) if len(images) > 1 else images[0])
+            for drop in drops:
+                drop.scale = None
+            return last.chunk(len(images))
+        maps, first = [], 0
         for image in images:
             parts = []
-            for piece in image.split(size):
+            for piece in image.split(len(images) * size):
                 if torch.is_grad_enabled():
                     parts.append(checkpoint(part, piece, first, use_reentrant=False, preserve_rng_state=False))
                 else:
@@ -180,22 +187,29 @@ class Backbone(nn.Module):
 
 
 class SharedDropPath(DropPath):
-    """Drop path that can be told what to keep: the part of a batch gets what was drawn for the whole."""
+    """Drop path that may be told what to keep: the part of a batch gets what was drawn for the whole.
 
-    drawn: Tensor | None = None  # (B,): 1 to keep, 0 to drop
+    Being told also spares torch.compile a program for each block's probability.
+    """
+
+    scale: Tensor | None = None  # (B,): 0 to drop
 
     @property
     def active(self) -> bool:
         return self.training and self.drop_prob > 0
 
     def draw(self, like: Tensor, n: int) -> Tensor:
-        return torch.empty(n, device=like.device).bernoulli_(1 - self.drop_prob)
+        return torch.empty(n, device=like.device).bernoulli_(1 - self.drop_prob).div_(1 - self.drop_prob)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.active:
+        if not self.training:
             return x
-        kept = self.draw(x, len(x)) if self.drawn is None else self.drawn
-        return x * (kept / (1 - self.drop_prob)).to(x.dtype).view(-1, 1, 1, 1)
+        scale = self.scale
+        if scale is None:
+            if not self.drop_prob:
+                return x
+            scale = self.draw(x, len(x))
+        return x * scale.to(x.dtype).view(-1, 1, 1, 1)
 
 
 def pooled(last: Tensor) -> Tensor:

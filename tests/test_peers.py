@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from test_criteria import statistic
 from test_methods import random_views
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -77,8 +78,8 @@ def test_barlow_twins(n: int, dim: int) -> None:
 @pytest.mark.parametrize("shape", [*SIZES, (6, 3, 4)])
 def test_variance_and_covariance(shape: tuple[int, ...]) -> None:
     z = rows(*shape)
-    same(criteria.variance(0.5 * z), vicreg.variance_loss(0.5 * z), [z])
-    same(criteria.covariance(z), vicreg.covariance_loss(z), [z])
+    same(statistic("variance", 0.5 * z), vicreg.variance_loss(0.5 * z), [z])
+    same(statistic("covariance", z), vicreg.covariance_loss(z), [z])
 
 
 @pytest.mark.parametrize(("n", "dim"), SIZES)
@@ -192,7 +193,7 @@ def test_byol_and_simsiam(name: str) -> None:
     heads = {"projector": (16, 8), "predictor": (12, 8)} if name == "byol" else {"projector": (16, 8), "predictor": 6}
     method, views = build(name, **heads), views_of(6)
     z = [method.projector(pooled(method.backbone(view.image)[-1])) for view in views.large]
-    towards = [method.target(view.image) for view in views.large] if name == "byol" else [each.detach() for each in z]
+    towards = method.target(view.image for view in views.large) if name == "byol" else [each.detach() for each in z]
     negative = losses.NegativeCosineSimilarity()
     both = negative(method.predictor(z[0]), towards[1]) + negative(method.predictor(z[1]), towards[0])
     same(total(method, views), 4 + 2 * both if name == "byol" else both / 2, trained(method))
@@ -225,6 +226,6 @@ def test_dino() -> None:
         words, fixed = (F.normalize(layer.weight) for layer in (method.prototypes, method.target[2]))
         crops = [*views.large, *views.small]
         student = [F.normalize(method.projector(pooled(method.backbone(view.image)[-1]))) @ words.T for view in crops]
-        teacher = [F.normalize(method.target(view.image)) @ fixed.T for view in views.large]
+        teacher = [F.normalize(z) @ fixed.T for z in method.target(view.image for view in views.large)]
         same(total(method, views), peer(teacher, student, teacher_temp=0.055), trained(method))
         torch.testing.assert_close(method.center, peer.center.squeeze())
