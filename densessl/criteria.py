@@ -124,17 +124,19 @@ class _Spread(torch.autograd.Function):
         mean, squares = rows.new_empty(count, dim), rows.new_empty(count, dim)
         gram = rows.new_empty(count, n, total) if n < dim else rows.new_empty(count, 0, 0)
         covariance = rows.new_empty(count)
+        ones = rows.new_ones(1, 1, total)  # sums by products: two to three times as fast as sum on a CPU
         for index, m, v, s, c in _chunks(dim, places, mean, squares, gram, covariance):
             z = rows_at(everyone, index)
-            torch.mean(z, 1, out=m)
+            m.copy_((ones @ z)[:, 0]).div_(total)
             z -= m[:, None]
-            torch.sum(z.square(), 1, out=v)
             mine = z[:, first : first + n]
             if n < dim:
                 norm = torch.bmm(mine, z.mT, out=s).square().sum((1, 2))
             else:
                 norm = ((mine @ (z.mT @ z)) * mine).sum((1, 2))
-            diagonal = ((v if n == total else mine.square().sum(1)) * v).sum(1)
+            z.square_()
+            v.copy_((ones @ z)[:, 0])
+            diagonal = (v * (v if n == total else (ones[..., :n] @ mine)[:, 0])).sum(1)
             torch.sub(norm, diagonal, out=c)
         ctx.save_for_backward(rows, own, everyone, places, mean, squares, gram)
         ctx.first, ctx.gamma = first, gamma

@@ -90,6 +90,8 @@ class Engine:
             # Convolutions are up to a quarter faster with channels last, as the pictures are. Only now, since DeepSpeed
             # broadcasts contiguous weights alone, and not with ZeRO, which keeps them as parts of a flat tensor.
             method.to(memory_format=torch.channels_last)
+            # One process has nothing to average; DeepSpeed would copy all gradients there and back.
+            self._engine.enable_backward_allreduce = distributed.world_size() > 1
         distributed.broadcast_buffers(method)
 
     def __call__(self, views: Views) -> dict[str, Tensor]:

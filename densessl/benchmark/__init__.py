@@ -1,0 +1,1 @@
+"""What training costs: the criterion, the step, its growth with the processes, its memory."""

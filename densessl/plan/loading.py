@@ -1,0 +1,42 @@
+"""How fast this machine makes views, without training."""
+
+from __future__ import annotations
+
+from itertools import islice
+from time import perf_counter
+
+import psutil
+
+from densessl.config import Config
+from densessl.data.loader import Loader, open_images
+from densessl.plan.found import Loading
+
+SIZE = 16  # pictures of a batch, which are few, so that a short time tells
+
+
+def measure(cfg: Config, seconds: float) -> Loading:
+    """With the workers of ``cfg``, for about ``seconds`` once they run. Raises UserError as pretraining does."""
+    images = open_images(cfg.data)
+
+    def loader(batch: int) -> Loader:
+        return Loader(
+            images,
+            cfg.views,
+            cfg.photometric,
+            batch=batch,
+            seed=cfg.seed,
+            workers=cfg.data.workers,
+            unreadable=cfg.data.unreadable,
+        )
+
+    loader(cfg.batch)  # refuses what pretraining would
+    # In whole rounds of all workers, since their batches come in bursts; the first is their start.
+    size, each = min(cfg.batch, SIZE), max(1, cfg.data.workers)
+    steps = loader(size).from_step(0, 10**9)
+    next(islice(steps, each - 1, None))
+    began, rounds = perf_counter(), 0
+    while rounds == 0 or perf_counter() - began < seconds:
+        next(islice(steps, each - 1, None))
+        rounds += 1
+    rate = rounds * each * size / (perf_counter() - began)
+    return Loading(len(images), rate, sum(worker.memory_full_info().uss for worker in psutil.Process().children()))
