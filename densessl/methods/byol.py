@@ -45,7 +45,7 @@ class BYOL(Method):
     def forward(self, views: Views) -> dict[str, Tensor]:
         z = each(self.projector, map(pooled, self.maps(views.large)))
         targets = self.target(view.image for view in reversed(views.large))
-        losses = [2 - 2 * criteria.cosine(self.predictor(a), b) for a, b in zip(z, targets, strict=True)]
+        losses = [2 - 2 * criteria.cosine(p, t) for p, t in zip(each(self.predictor, z), targets, strict=True)]
         return {"byol": torch.stack(losses).sum(), **regularisers(z, self.mu, self.nu)}
 
     def update(self) -> None:

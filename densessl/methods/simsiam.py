@@ -40,5 +40,6 @@ class SimSiam(Method):
 
     def forward(self, views: Views) -> dict[str, Tensor]:
         a, b = each(self.projector, map(pooled, self.maps(views.large)))
-        one, other = (criteria.cosine(self.predictor(p), z.detach()) for p, z in ((a, b), (b, a)))
-        return {"simsiam": -(one + other) / 2, **regularisers([a, b], self.mu, self.nu)}
+        p, q = each(self.predictor, [a, b])
+        agreement = criteria.cosine(p, b.detach()) + criteria.cosine(q, a.detach())
+        return {"simsiam": -agreement / 2, **regularisers([a, b], self.mu, self.nu)}

@@ -58,7 +58,7 @@ class VICReg(Method):
 
     def forward(self, views: Views) -> dict[str, Tensor]:
         z = self._embed([view.image for view in [*views.large, *views.small]])
-        p = z if isinstance(self.predictor, nn.Identity) else [self.predictor(each) for each in z]
+        p = z if isinstance(self.predictor, nn.Identity) else each(self.predictor, z)
         invariance = self.lambd * invariance_of_pairs(p, z, pivots=len(views.large))
         return {"invariance": invariance, **regularisers(z, self.mu, self.nu, self.gamma)}
 
