@@ -45,9 +45,14 @@ class Parts:
             if isinstance(module, Backbone):
                 self._backbones.append(module)
                 setattr(module, "each", self._timed(module.each))  # noqa: B010
-            else:
-                self._handles.append(module.register_forward_pre_hook(lambda *_: self.begin("heads")))
-                self._handles.append(module.register_forward_hook(lambda _, __, z: self._leave("heads", [z])))
+                continue
+            # Layer by layer, as methods call them; what the last one gives is collected.
+            layers = list(module) if isinstance(module, nn.Sequential) else [module]
+            for layer in layers:
+                self._handles.append(layer.register_forward_pre_hook(lambda *_: self.begin("heads")))
+            for layer in layers[:-1]:
+                self._handles.append(layer.register_forward_hook(lambda _, __, z: self._leave("heads", [z], 0)))
+            self._handles.append(layers[-1].register_forward_hook(lambda _, __, z: self._leave("heads", [z])))
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -65,9 +70,9 @@ class Parts:
 
         return timed
 
-    def _leave(self, part: str, outputs: list[Tensor]) -> None:
+    def _leave(self, part: str, outputs: list[Tensor], counted: int = 1) -> None:
         self.begin("criterion")
-        self.collected += sum(output.nbytes for output in outputs)
+        self.collected += counted * sum(output.nbytes for output in outputs)
         for output in outputs:
             if output.requires_grad:
                 output.register_hook(lambda _: self.begin(part))
