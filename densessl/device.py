@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
+from pathlib import Path
 
 import torch
 
@@ -23,5 +24,8 @@ def peak_memory(device: torch.device) -> float:
     """GiB: of tensors on a GPU since its statistics were reset, else of this whole process since its start."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage's figure is inherited from the parent
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 2**20
     unit = 1 if sys.platform == "darwin" else 2**10  # bytes, as the system counts
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
