@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from densessl.config import Config
 from densessl.errors import UserError
@@ -205,6 +206,17 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
             checkpoint.check_run_folder(run, resume=False, overwrite=False)
 
 
+def test_a_run_from_before_a_key_existed_goes_on(tmp_path: Path) -> None:
+    checkpoint.begin_run(tmp_path, Config(**CONFIG))
+    file = tmp_path / "config.yaml"
+    before = yaml.safe_load(file.read_text())
+    del before["zero"], before["photometric"]["grey_p"]
+    file.write_text(yaml.safe_dump(before))
+    checkpoint.check_same(tmp_path, Config(**CONFIG))
+    with pytest.raises(UserError, match="zero: 0 in the run, 1 now"):
+        checkpoint.check_same(tmp_path, Config(**CONFIG | {"zero": 1}))
+
+
 def test_what_matters_may_not_change_on_resuming(tmp_path: Path) -> None:
     checkpoint.begin_run(tmp_path, Config(**CONFIG))
     harmless = {
@@ -220,6 +232,6 @@ def test_what_matters_may_not_change_on_resuming(tmp_path: Path) -> None:
         checkpoint.check_same(tmp_path, Config(**CONFIG | changed))
     assert str(error.value).splitlines()[1:] == [
         "  batch: 8 in the run, 16 now",
-        "  method.mu: None in the run, 1.0 now",
+        "  method.mu: 25.0 in the run, 1.0 now",
         "  optim.base_lr: 0.001 in the run, 0.002 now",
     ]

@@ -11,13 +11,14 @@ import hashlib
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from densessl.backbone_file import FILE_NAME
-from densessl.config import resolved_yaml
+from densessl.config import load_config, resolved_yaml
 from densessl.config_file import flat
 from densessl.errors import UserError
 from densessl.files import aside
@@ -63,8 +64,11 @@ def begin_run(run: Path, cfg: Config) -> None:
 
 def check_same(run: Path, cfg: Config) -> None:
     """Raises UserError where ``cfg`` differs in something essential from the configuration that ``run`` began with."""
-    before = flat(yaml.safe_load((run / "config.yaml").read_text()))
-    now = flat(yaml.safe_load(resolved_yaml(cfg)))
+    file = run / "config.yaml"
+    before, now = flat(yaml.safe_load(file.read_text())), flat(yaml.safe_load(resolved_yaml(cfg)))
+    with suppress(UserError):  # keys that came later have their defaults, which are what there was before
+        defaults = flat(yaml.safe_load(resolved_yaml(load_config(str(file)))))
+        before |= {key: defaults[key] for key in now.keys() - before.keys() if key in defaults}
     if keys := essential_differences(before, now):
         differences = "".join(f"\n  {k}: {before.get(k)} in the run, {now.get(k)} now" for k in keys)
         raise UserError(f"--resume: run={run} began with another configuration:{differences}")
