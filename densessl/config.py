@@ -75,6 +75,7 @@ class PhotometricConfig(Section):
     blur_p: tuple[Share, Share] = (1.0, 0.1)
     blur_sigma: tuple[Positive, Positive] = (0.1, 2.0)
     solarize_p: tuple[Share, Share] = (0.0, 0.2)
+    where: Literal["workers", "device", "auto"] = "auto"  # auto: on the device if that is a GPU
 
 
 class OptimConfig(Section):

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from densessl.data.device_photometric import Draw, on_device
 from densessl.data.images import Unreadable, find_images
 from densessl.data.scenes import Scenes
 from densessl.data.shards import Shards, shard_files
@@ -79,7 +80,10 @@ class Loader:
         self.rank, self.world_size = rank, world_size
         self.allowed = max(FEW, int(unreadable * len(images)))
         self.failed: dict[str, str] = {}  # path: reason, of all unreadable pictures met by this process
-        self._batches = _Batches(images, MultiCrop(views, photometric, seed), views.large.count)
+        crops = MultiCrop(views, photometric, seed)
+        if on_device(photometric):
+            crops.crops = [(size, scale, Draw(colours)) for size, scale, colours in crops.crops]
+        self._batches = _Batches(images, crops, views.large.count)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -168,6 +172,8 @@ class _Batches(Dataset):
         epoch, rows = key
         stacked = [np.empty((len(rows), size, size, 3), np.uint8) for size, _, _ in self.crops.crops]
         affines = np.empty((len(stacked), len(rows), 2, 3), np.float32)
+        draws = [draw for _, _, draw in self.crops.crops if isinstance(draw, Draw)]  # of all views, or of none
+        photometric = [np.empty((len(rows), draw.width), np.float32) for draw in draws]
         failed: list[tuple[str, str]] = []
         for place, row in enumerate(rows.tolist()):
             picture = self._readable(row, failed)
@@ -177,12 +183,15 @@ class _Batches(Dataset):
             for number, (image, affine) in enumerate(self.crops(picture, epoch, row)):
                 stacked[number][place] = image
                 affines[number, place] = affine
+                if draws:
+                    photometric[number][place] = draws[number].row
         views = [
             View(torch.from_numpy(image).permute(0, 3, 1, 2), torch.from_numpy(affine))
             for image, affine in zip(stacked, affines, strict=True)
         ]
         pictures = torch.from_numpy(rows.astype(np.int64))
-        return Batch(Views(views[: self.large], views[self.large :], pictures), failed)
+        drawn = [torch.from_numpy(of_view) for of_view in photometric]
+        return Batch(Views(views[: self.large], views[self.large :], pictures, drawn), failed)
 
     def _readable(self, row: int, failed: list[tuple[str, str]]) -> np.ndarray | None:
         for i in range(row, row + min(TRIES, len(self.images))):

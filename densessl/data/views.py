@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from densessl.data.device_photometric import retouch
 from densessl.data.photometric import Photometric
 
 if TYPE_CHECKING:
@@ -34,11 +35,13 @@ class View(NamedTuple):
 
 class Views(NamedTuple):
     """All crops of a batch; those of one list have one size. `pictures` (B,) int64: which of
-    the collection they are."""
+    the collection they are. `photometric`, for each view, large ones first, (B, numbers) float32:
+    what the device is still to do to it; empty where the workers did it."""
 
     large: list[View]
     small: list[View]
     pictures: Tensor | None = None
+    photometric: Sequence[Tensor] = ()
 
 
 def view_rng(seed: int, epoch: int, picture: int, view: int) -> np.random.Generator:
@@ -117,19 +120,28 @@ class MultiCrop:
 
 
 class ToDevice:
-    """Moves uint8 views, a quarter of the bytes of float ones, and normalises them there; channels stay last in memory.
+    """Moves uint8 views, a quarter of the bytes of float ones; there it does what `photometric` says, and normalises.
 
-    `mean` and `std` are per channel, of pixel values in [0, 1].
+    Channels stay last in memory. `mean` and `std` are per channel, of pixel values in [0, 1].
     """
 
     def __init__(self, device: torch.device | str, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         self.device = device
         self.center, self.spread = (torch.tensor(v, device=device).mul_(255).view(-1, 1, 1) for v in (mean, std))
 
+    @torch.no_grad()
     def __call__(self, views: Views) -> Views:
         pictures = None if views.pictures is None else views.pictures.to(self.device, non_blocking=True)
-        return Views([self._view(view) for view in views.large], [self._view(view) for view in views.small], pictures)
+        crops = views.large + views.small
+        rows: Sequence[Tensor | None] = views.photometric or [None] * len(crops)
+        moved = [self._view(view, row) for view, row in zip(crops, rows, strict=True)]
+        return Views(moved[: len(views.large)], moved[len(views.large) :], pictures)
 
-    def _view(self, view: View) -> View:
-        image = view.image.to(self.device, non_blocking=True).to(torch.float32)
+    def _view(self, view: View, rows: Tensor | None) -> View:
+        image = view.image.to(self.device, non_blocking=True)
+        if rows is None:
+            image = image.to(torch.float32)
+        else:
+            image = retouch(image, rows.to(self.device, non_blocking=True))
+            image = image.to(torch.float32, memory_format=torch.channels_last)
         return View(image.sub_(self.center).div_(self.spread), view.affine.to(self.device, non_blocking=True))
