@@ -11,6 +11,7 @@ from densessl.errors import UserError
 
 COMMANDS = {
     "plan": "measure this machine: what fits, how long it takes, what to change",
+    "data": "check pictures, pack them, see the views of them, write the built-in ones",
     "pretrain": "train a backbone on pictures without labels",
     "eval-seg": "measure its feature maps by segmentation",
     "eval-det": "measure its weights by detection, a copy of them fine-tuned",
