@@ -12,7 +12,7 @@ from densessl.config import Count
 from densessl.data.views import Views
 from densessl.heads import each, mlp, norm_like
 from densessl.method import Method
-from densessl.training.distributed import gather, rank
+from densessl.training.distributed import gather_together, rank
 
 
 class VICReg(Method):
@@ -98,5 +98,5 @@ def everyones_statistics(rows: Tensor, places: Tensor, gamma: float = 1.0) -> tu
     """Variance and covariance at each of L places over everyone's pictures: this process's rows (R, D) and where each
     of its pictures has its places, (n, L).
     """
-    everyone, everyones_places = gather(rows.detach()), gather(places + rank() * len(rows))
+    everyone, everyones_places = gather_together(rows.detach(), places + rank() * len(rows))
     return criteria.variance_and_covariance(rows, places, everyone, everyones_places, rank() * len(places), gamma)
