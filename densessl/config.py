@@ -41,11 +41,25 @@ class BackboneConfig(Section):
 
 
 class DataConfig(Section):
-    path: str  # a folder of pictures, a text file of paths, or scenes
+    path: str  # a folder of pictures, a text file of paths, tar shards, or scenes
     workers: int = Field(default=4, ge=0)
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[Positive, ...] = (0.229, 0.224, 0.225)
+    range: tuple[tuple[float, float], ...] = ()  # stored values that are black and white: one pair, or one a channel
+    percentiles: tuple[float, float] | None = None  # or those of each picture's own channel, such as [1, 99]
+    upright: bool = True  # turn pictures as their EXIF says
     unreadable: Share = 0.05  # share of pictures that may be unreadable before the run stops
+
+    @model_validator(mode="after")
+    def _scaled(self) -> DataConfig:
+        if self.range and self.percentiles:
+            raise ValueError("range and percentiles both say what is black and white; give one of them")
+        for low, high in (*self.range, *([self.percentiles] if self.percentiles else [])):
+            if not low < high:
+                raise ValueError(f"[{low}, {high}] must be [black, white] with black below white")
+        if self.percentiles and not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
+            raise ValueError(f"percentiles={list(self.percentiles)} must lie between 0 and 100")
+        return self
 
 
 class CropsConfig(Section):
@@ -63,7 +77,21 @@ class CropsConfig(Section):
 class ViewsConfig(Section):
     large: CropsConfig
     small: CropsConfig = CropsConfig(count=0, size=96, scale=(0.08, 0.4))
-    flip: Share = 0.5
+    flip: Share = 0.5  # left to right
+    flip_vertical: Share = 0.0  # of pictures without an up, such as those from above
+    turn: float = Field(default=0.0, ge=0, le=180)  # degrees, the largest, either way; 180 is any
+
+
+class ChannelsConfig(Section):
+    """Photometrics of pictures whose channels are no colours; values are shares of black to white."""
+
+    p: Share = 0.8  # of gain, offset and gamma together
+    gain: Share = 0.4  # every channel times 1 - gain to 1 + gain
+    offset: Share = 0.1  # and plus -offset to offset
+    gamma: float = Field(default=0.3, ge=0)  # and, all alike, to the power of exp(-gamma) to exp(gamma)
+    noise_p: Share = 0.2
+    noise: Share = 0.05  # largest deviation of normal noise
+    drop_p: Share = 0.1  # one channel, where there are several, becomes its mean
 
 
 class PhotometricConfig(Section):
@@ -76,6 +104,8 @@ class PhotometricConfig(Section):
     blur_sigma: tuple[Positive, Positive] = (0.1, 2.0)
     solarize_p: tuple[Share, Share] = (0.0, 0.2)
     where: Literal["workers", "device", "auto"] = "auto"  # auto: on the device if that is a GPU
+    kind: Literal["colour", "channels", "auto"] = "auto"  # auto: colour of three channels, channels of others
+    channels: ChannelsConfig = ChannelsConfig()  # of kind channels, in the place of jitter, grey and solarise
 
 
 class OptimConfig(Section):
@@ -168,8 +198,20 @@ class Config(Section):
             )
         for key in ("mean", "std"):
             if len(values := getattr(self.data, key)) != self.backbone.in_chans:
-                raise ValueError(f"data.{key} has {len(values)} values, backbone.in_chans is {self.backbone.in_chans}")
+                raise ValueError(
+                    f"data.{key} has {len(values)} values, backbone.in_chans is {self.backbone.in_chans}; "
+                    "`tools/data.py check` tells those of your pictures"
+                )
+        if len(self.data.range) not in (0, 1, self.backbone.in_chans):
+            raise ValueError(
+                f"data.range has {len(self.data.range)} pairs; one for all or {self.backbone.in_chans} are needed, one "
+                "a channel (backbone.in_chans)"
+            )
         return self
+
+    def length(self, pictures: int) -> int:
+        """Steps of the run, with so many pictures to see."""
+        return self.steps or max(1, round((self.epochs or 0) * (pictures // self.batch)))
 
 
 def load_config(name: str, overrides: list[str] | None = None) -> Config:

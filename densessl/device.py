@@ -1,11 +1,16 @@
-"""Where tensors are computed, and how much memory that takes."""
+"""Where tensors are computed: the device, the processor and its cores, the memory that there is and that it took."""
 
 from __future__ import annotations
 
+import os
+import platform
+import re
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import torch
 
 from densessl.errors import UserError
@@ -18,6 +23,33 @@ def find_device(device: str) -> torch.device:
         return torch.empty(0, device=device).device  # a bare cuda gets its number
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {device}: {str(error).splitlines()[0]}") from None
+
+
+def processor() -> str:
+    """Its name."""
+    with suppress(OSError):
+        found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        if found:
+            return found[1]
+    return platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_memory(device: torch.device) -> float:
+    """GiB that a process could have now: of the GPU, or of RAM, within the limit of a container."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] / 2**30
+    free = psutil.virtual_memory().available
+    with suppress(OSError, ValueError):  # no number where the container has no limit
+        group = Path("/sys/fs/cgroup")
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        cached = re.search(r"^inactive_file (\d+)", (group / "memory.stat").read_text(), re.MULTILINE)
+        free = min(free, limit - used + int(cached[1] if cached else 0))
+    return free / 2**30
 
 
 def peak_memory(device: torch.device) -> float:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from densessl.errors import UserError
@@ -15,7 +14,14 @@ from densessl.errors import UserError
 LINES = 5
 
 
-def progress(loader: DataLoader, title: str, status: Callable[[int], str] = lambda _: "") -> Iterator[Any]:
+class Counted(Protocol):
+    """A DataLoader or its iterator."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+def progress(loader: Counted, title: str, status: Callable[[int], str] = lambda _: "") -> Iterator[Any]:
     """The loader's items; ``status(n)`` after n of them stands beside the count. Raises the error that an item is."""
     total, started = len(loader), time.perf_counter()
     terminal = sys.stderr.isatty()

@@ -22,7 +22,7 @@ from densessl.classification.labelled import Labelled, held_out, open_labelled
 from densessl.classification.linear import probe
 from densessl.classification.protocols.frozen import LINEAR_FEATURES
 from densessl.commands.eval_cls import main
-from densessl.data.images import Unreadable
+from densessl.data.decoding import Unreadable
 from densessl.errors import UserError
 
 SHORT = dataclasses.replace(LINEAR_FEATURES, epochs=60)

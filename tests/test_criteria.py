@@ -66,7 +66,7 @@ def test_value_and_gradient_equal_the_naive_form(name: str, n: int, dim: int, dt
 @pytest.mark.parametrize(("n", "dim"), [(4, 9), (9, 4)])
 def test_places_have_values_and_gradients_of_their_own(name: str, n: int, dim: int, monkeypatch: Any) -> None:
     """Places share rows, and count differently; pieces of two places, as large collections are cut."""
-    monkeypatch.setattr(criteria, "_chunks", lambda _, *indices: zip(*(i.split(2) for i in indices), strict=True))
+    monkeypatch.setattr("densessl.places._chunks", lambda _, *indices: zip(*(i.split(2) for i in indices), strict=True))
     rows = torch.randn(3 * n, dim, dtype=torch.float64, requires_grad=True)
     places = torch.randint(3, (n, 5)) + 3 * torch.arange(n)[:, None]
     weight = torch.rand(5, dtype=torch.float64)

@@ -20,14 +20,14 @@ from densessl.__main__ import COMMANDS
 from densessl.__main__ import run as run_command
 from densessl.commands import data as command
 from densessl.commands.data import main
-from densessl.config import CropsConfig, DataConfig, PhotometricConfig, ViewsConfig
+from densessl.config import CropsConfig, PhotometricConfig, ViewsConfig
 from densessl.config_file import parse_override
 from densessl.data import check as check_module
 from densessl.data.check import _duplicates, _Part, _sums, survey
 from densessl.data.contact import COLUMNS, GAP, SIDE, as_rgb, contact_sheet, tiles
-from densessl.data.images import find_images
 from densessl.data.layouts import LAYOUTS
-from densessl.data.loader import Loader, open_images
+from densessl.data.loader import Loader
+from densessl.data.pictures import open_pictures
 from densessl.data.stored import form_of
 from densessl.errors import UserError
 
@@ -76,13 +76,13 @@ def collection(tmp_path: Path) -> Path:
 
 
 def names(images, rows) -> list[str]:
-    return [os.path.relpath(images.path(int(row)), images.root) for row in rows]
+    return [os.path.relpath(images.path(int(row)), images.source.root) for row in rows]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_survey_finds_what_was_put_there(collection, monkeypatch, workers):
     monkeypatch.setattr(check_module, "CHUNK", 4)  # several chunks, the last not full
-    images = find_images(str(collection))
+    images = open_pictures(str(collection))
     found = survey(images, tiny=64, workers=workers)
     assert found.pictures == 14
     assert sorted(names(images, found.corrupt)) == sorted(BROKEN)
@@ -104,7 +104,7 @@ def test_survey_finds_what_was_put_there(collection, monkeypatch, workers):
 
 
 def test_mean_and_deviation_are_those_of_all_pixels_in_float64(collection):
-    images = find_images(str(collection))
+    images = open_pictures(str(collection))
     found = survey(images)
     readable = [images.read(i) for i in range(len(images)) if i not in found.corrupt]
     pixels = np.concatenate([p.reshape(-1, 3) for p in readable]).astype(np.float64) / 255
@@ -207,7 +207,7 @@ def test_check_tells_lists_and_draws(collection, tmp_path, capsys):
     assert int(needed * 14) == 5
     assert int((needed - 1e-4) * 14) == 4
 
-    listed = open_images(DataConfig(path=str(tmp_path / "good.txt")))
+    listed = open_pictures(str(tmp_path / "good.txt"))
     assert len(listed) == 5
     np.testing.assert_array_equal(listed.read(0), picture(4))
     assert main(["check", str(tmp_path / "good.txt"), "--workers", "0"]) == 0
@@ -220,7 +220,7 @@ def test_check_tells_lists_and_draws(collection, tmp_path, capsys):
 def test_what_check_advises_is_what_the_loader_allows(tmp_path):
     for i in range(30):
         (tmp_path / f"{i:02d}.png").write_bytes(b"x" if i % 6 == 0 else encoded(picture(i), "PNG"))
-    images = find_images(str(tmp_path))
+    images = open_pictures(str(tmp_path))
     needed = survey(images).needed()
     views = ViewsConfig(large=CropsConfig(count=2, size=16, scale=(0.5, 1)))
 
@@ -234,7 +234,7 @@ def test_what_check_advises_is_what_the_loader_allows(tmp_path):
 
 
 def test_contact_sheet_has_the_pictures_and_marks_the_bad(collection):
-    images = find_images(str(collection))
+    images = open_pictures(str(collection))
     found = survey(images)
     shown = tiles(images, found, 100)
     assert [tile.name for tile in shown] == [os.path.basename(images.path(i)) for i in range(14)]

@@ -14,16 +14,19 @@ from PIL import Image
 from test_data_command import encoded, picture
 
 from densessl.commands.data import main
-from densessl.config import Config, DataConfig, PhotometricConfig, load_config
-from densessl.data.images import find_images
+from densessl.config import Config, PhotometricConfig, load_config
+from densessl.data.decoding import decode
 from densessl.data.layouts import VOC_NAMES, _runs, write_scenes
-from densessl.data.loader import Loader, open_images
+from densessl.data.loader import Loader
+from densessl.data.multi_crop import MultiCrop
 from densessl.data.pack import pack
+from densessl.data.pictures import open_pictures
+from densessl.data.pixels import Pixels
 from densessl.data.scenes import Scenes
-from densessl.data.shards import ENDINGS, Shards, shard_files
 from densessl.data.sheet import LARGE, SMALL, Seen, corners, outlined, sheet, sources
+from densessl.data.sources.shards import ENDINGS, Shards, shard_files
 from densessl.data.textures import GROUNDS, OBJECTS
-from densessl.data.views import MultiCrop, ToDevice
+from densessl.data.to_device import ToDevice
 from densessl.detection.datasets import open_dataset as open_detection
 from densessl.detection.datasets.scenes import SceneObjects
 from densessl.errors import UserError
@@ -56,14 +59,14 @@ def members(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_packed_pictures_come_back_pixel_for_pixel(packable, tmp_path, caplog, workers):
-    images = find_images(str(packable))
+    images = open_pictures(str(packable))
     with caplog.at_level(logging.WARNING, "densessl"):
         packed = pack(images, tmp_path / "out", seed=None, workers=workers)
     assert {line.split("/")[-1].split(":")[0] for line in caplog.messages} == {"cut.jpg", "x.png"}
     assert (packed.shards, packed.pictures, packed.unreadable) == (1, 7, 2)
     assert packed.bytes == (tmp_path / "out/train-000000.tar").stat().st_size
     readable = [i for i in range(9) if os.path.basename(images.path(i)) not in ("cut.jpg", "x.png")]
-    shards = Shards(shard_files(str(tmp_path / "out")))
+    shards = open_pictures(str(tmp_path / "out"))
     for i, row in enumerate(readable):
         np.testing.assert_array_equal(shards.read(i), images.read(row))
     files = members(tmp_path / "out")
@@ -80,7 +83,7 @@ def test_order_is_shuffled_by_the_seed_and_shards_stay_below_their_size(tmp_path
     root.mkdir()
     for i in range(40):
         (root / f"{i:02d}.png").write_bytes(encoded(picture(i), "PNG"))
-    images = find_images(str(root))
+    images = open_pictures(str(root))
 
     def order(out: str, seed: int | None) -> list[int]:
         pack(images, tmp_path / out, seed=seed, shard_size=60_000, name="some")
@@ -105,7 +108,7 @@ def test_size_shrinks_and_never_enlarges(tmp_path):
     root.mkdir()
     for name, shape in {"wide.png": (100, 251), "high.png": (300, 120), "small.png": (60, 90)}.items():
         (root / name).write_bytes(encoded(picture(0, *shape), "PNG"))
-    packed = pack(find_images(str(root)), tmp_path / "out", size=80, seed=None)
+    packed = pack(open_pictures(str(root)), tmp_path / "out", size=80, seed=None)
     files = members(tmp_path / "out")
     shapes = {name.split("_")[-1]: Image.open(io.BytesIO(data)).size for name, data in files.items()}
     assert shapes == {"high.jpg": (80, 200), "small.png": (90, 60), "wide.jpg": (201, 80)}
@@ -113,7 +116,7 @@ def test_size_shrinks_and_never_enlarges(tmp_path):
     assert (root / "small.png").read_bytes() in files.values()
     shards = Shards(shard_files(str(tmp_path / "out")))
     truth = cv2.resize(picture(0, 300, 120), (80, 200), interpolation=cv2.INTER_AREA)
-    assert np.abs(shards.read(0).astype(int) - truth).mean() < 2
+    assert np.abs(decode(shards.stored(0), "x").astype(int) - truth).mean() < 2
 
 
 def test_classes_of_shards_go_along(tmp_path):
@@ -123,12 +126,12 @@ def test_classes_of_shards_go_along(tmp_path):
                 entry = tarfile.TarInfo(name)
                 entry.size = len(data)
                 tar.addfile(entry, io.BytesIO(data))
-    pack(Shards([str(tmp_path / "a.tar")]), tmp_path / "out", seed=3)
+    pack(open_pictures(str(tmp_path / "a.tar")), tmp_path / "out", seed=3)
     again = Shards(shard_files(str(tmp_path / "out")))
     order = np.random.default_rng(3).permutation(6)
     assert again.labels().tolist() == (order % 3).tolist()
     for i, row in enumerate(order):
-        np.testing.assert_array_equal(again.read(i), picture(int(row)))
+        np.testing.assert_array_equal(decode(again.stored(i), "x"), picture(int(row)))
 
 
 def test_nothing_half_written_stays(packable, tmp_path, monkeypatch):
@@ -137,12 +140,12 @@ def test_nothing_half_written_stays(packable, tmp_path, monkeypatch):
 
     monkeypatch.setattr(tarfile.TarFile, "addfile", full)
     with pytest.raises(UserError, match=r"out: can't be written \(No space left"):
-        pack(find_images(str(packable)), tmp_path / "out")
+        pack(open_pictures(str(packable)), tmp_path / "out")
     monkeypatch.undo()
     for name in os.listdir(packable):
         (packable / name).write_bytes(b"")
     with pytest.raises(UserError, match="none of the 9 pictures is readable"):
-        pack(find_images(str(packable)), tmp_path / "out")
+        pack(open_pictures(str(packable)), tmp_path / "out")
     assert os.listdir(tmp_path) == ["pictures"]
 
 
@@ -151,7 +154,7 @@ def test_pack_by_words(packable, tmp_path, capsys):
     told = capsys.readouterr().out
     assert "7 pictures in 1 shards" in told
     assert "2 unreadable ones left out" in told
-    assert len(open_images(DataConfig(path=told.split("'")[1].removeprefix("data.path=")))) == 7
+    assert len(open_pictures(told.split("'")[1].removeprefix("data.path="))) == 7
     with pytest.raises(UserError, match=r"out holds train-000000\.tar already: name an empty folder"):
         main(["pack", str(packable), str(tmp_path / "out"), "--workers", "0"])
     (tmp_path / "empty").mkdir()
@@ -182,7 +185,7 @@ def place(page: np.ndarray, part: np.ndarray) -> tuple[int, int] | None:
 @pytest.mark.parametrize("where", ["workers", "device"])
 def test_drawn_views_are_those_of_the_run(photographs, where):
     cfg = configuration(photographs, f"photometric.where={where}")
-    images = open_images(cfg.data)
+    images = open_pictures(cfg.data.path, Pixels.of(cfg))
     ((_, loaded),) = Loader(images, cfg.views, cfg.photometric, batch=cfg.batch, seed=5, workers=0).from_step(0, 1)
     truth = ToDevice("cpu", cfg.data.mean, cfg.data.std)(loaded)  # what the network sees
     found = sources(images, cfg, 4)
@@ -214,7 +217,7 @@ def test_the_corner_of_a_view_is_where_its_outline_begins():
     mirrored = 0
     for index in range(12):
         crops = MultiCrop(views, unchanged, seed=1)(source, 0, index)
-        for number, (image, matrix) in enumerate(crops):
+        for number, (image, _, matrix) in enumerate(crops):
             seen = Seen(image, matrix, number < 2)
             page = outlined(source, [seen], 200, 240)
             size = len(image) - 1
@@ -258,14 +261,16 @@ def test_views_by_words(photographs, tmp_path, capsys):
     assert f"{tmp_path}/x.png: " in capsys.readouterr().out
     cfg = load_config("demo", [f"data.path={photographs}", "batch=4", "seed=5"])
     with Image.open(tmp_path / "x.png") as page:
-        np.testing.assert_array_equal(np.array(page), np.array(sheet(sources(open_images(cfg.data), cfg, 2))))
+        np.testing.assert_array_equal(
+            np.array(page), np.array(sheet(sources(open_pictures(cfg.data.path, Pixels.of(cfg)), cfg, 2)))
+        )
     with pytest.raises(UserError, match="no such key"):
         main([*words, "view.large.size=3"])
 
 
 def test_scenes_as_a_folder_of_pictures(tmp_path, capsys):
     assert main(["scenes", str(tmp_path / "out"), "--layout", "pictures", "--count", "3", "--size", "48"]) == 0
-    images = open_images(DataConfig(path=capsys.readouterr().out.split("data.path=")[1].strip()))
+    images = open_pictures(capsys.readouterr().out.split("data.path=")[1].strip())
     assert len(images) == 3
     for i in range(3):
         np.testing.assert_array_equal(images.read(i), Scenes(3, 48).read(i))

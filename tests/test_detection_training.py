@@ -25,7 +25,7 @@ from densessl.detection.samples import TrainingSamples, batch_of
 from densessl.detection.state import StateFile, load
 from densessl.detection.training import build_optimizer, compute_statistics, learning_rate
 from densessl.errors import UserError
-from densessl.training import distributed
+from densessl.training import distributed, launch
 
 QUICK = ["iterations=4", "steps=[3]", "warmup=2", "batch=4", "sides=[64]", "channels=32", "hidden=32", "rois=16"]
 QUICK += ["pre_nms=[100, 50]", "post_nms=[40, 20]", "anchors_drawn=64"]
@@ -199,7 +199,7 @@ def trained(path, **changes):
 
 def test_two_processes_train_and_score_as_one(tmp_path):
     """Each has other pictures, with one object or two; only the order of sums differs."""
-    (tmp_path / "port").write_text(distributed._alone()["MASTER_PORT"])
+    (tmp_path / "port").write_text(launch.alone()["MASTER_PORT"])
     first, second = spawn(run_two, tmp_path)
     assert sorted([first["message"], second["message"]])[1] == "left"
     assert "batch=3 can't be shared out evenly among 2 processes" in first["message"]

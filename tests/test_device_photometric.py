@@ -13,8 +13,11 @@ from torch import Tensor
 from densessl.config import CropsConfig, PhotometricConfig, ViewsConfig
 from densessl.data.device_photometric import KERNEL, MIRROR, Draw, numbers, on_device, retouch
 from densessl.data.loader import Loader
+from densessl.data.multi_crop import view_rng
 from densessl.data.photometric import Photometric
-from densessl.data.views import ToDevice, View, Views, view_rng
+from densessl.data.pixels import Pixels
+from densessl.data.to_device import ToDevice
+from densessl.data.views import View, Views
 
 VIEWS = ViewsConfig(
     large=CropsConfig(count=2, size=48, scale=(0.3, 1)), small=CropsConfig(count=3, size=32, scale=(0.05, 0.3))
@@ -119,8 +122,7 @@ def test_16_bits_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     draw = Draw(Photometric(STRONG, SIZE, 1))
     rows = []
     for i in range(12):
-        draw(images[i].numpy(), view_rng(0, 0, i, 0))
-        rows.append(draw.row)
+        rows.append(draw(images[i].numpy(), view_rng(0, 0, i, 0))[1])
     exact = retouched(images, rows)
     monkeypatch.setattr("densessl.data.device_photometric.DTYPES", {"cpu": torch.float16})
     error = (retouched(images, rows).float() - exact).abs()
@@ -139,9 +141,10 @@ def both(cfg: PhotometricConfig, number: int, count: int, seeds: tuple[int, int]
     theirs, rows = [], []
     for i in range(6):
         for view in range(count):
-            theirs.append(workers(pictures[i], view_rng(seeds[0], 0, i, view)))
-            assert draw(pictures[i], view_rng(seeds[1], 0, i, view)) is pictures[i]
-            rows.append(draw.row)
+            theirs.append(workers(pictures[i], view_rng(seeds[0], 0, i, view))[0])
+            image, row = draw(pictures[i], view_rng(seeds[1], 0, i, view))
+            assert image is pictures[i]
+            rows.append(row)
     images = batch(pictures).repeat_interleave(count, 0)
     ours = torch.cat([retouch(*part) for part in zip(images.split(48), torch.tensor(rows).split(48), strict=True)])
     shape = (6, count, 3, SIZE, SIZE)
@@ -199,6 +202,8 @@ def test_the_two_forms_have_one_distribution(cfg: PhotometricConfig, number: int
 
 
 class Noise:
+    pixels = Pixels()
+
     def __init__(self, count: int) -> None:
         self.pictures = [picture(i, 100) for i in range(count)]
 

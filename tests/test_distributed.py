@@ -15,6 +15,7 @@ from densessl.errors import UserError
 from densessl.training import distributed
 from densessl.training.batch_norm import SyncBatchNorm, synchronise_batch_norm
 from densessl.training.distributed import gather
+from densessl.training.launch import setup
 
 # --- what both processes do -------------------------------------------------------------------------------------------
 
@@ -183,7 +184,7 @@ def environ(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 
 def test_plain_python_is_one_process(environ: dict[str, str]) -> None:
-    assert distributed.setup(threads=1) == torch.device("cpu")
+    assert setup(threads=1) == torch.device("cpu")
     assert (environ["RANK"], environ["WORLD_SIZE"], environ["LOCAL_RANK"]) == ("0", "1", "0")
     with socket.socket() as s:
         s.bind((environ["MASTER_ADDR"], int(environ["MASTER_PORT"])))  # it is free
@@ -192,7 +193,7 @@ def test_plain_python_is_one_process(environ: dict[str, str]) -> None:
 def test_a_launcher_is_believed(environ: dict[str, str]) -> None:
     named = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
     environ.update(named)
-    distributed.setup(threads=1)
+    setup(threads=1)
     assert named.items() <= environ.items()
 
 
@@ -208,7 +209,7 @@ def test_a_launcher_is_believed(environ: dict[str, str]) -> None:
 def test_srun_names_processes(environ: dict[str, str], nodes: str, first: str) -> None:
     environ.update(SLURM_STEP_NODELIST=nodes, SLURM_PROCID="5", SLURM_NTASKS="8", SLURM_LOCALID="1")
     environ.update(SLURM_JOB_ID="123456", SLURM_STEP_TASKS_PER_NODE="4(x2)")
-    distributed.setup(threads=1)
+    setup(threads=1)
     expected = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": first}
     assert expected.items() <= environ.items()
     assert environ["MASTER_PORT"] == "23456"
@@ -229,12 +230,12 @@ def test_processes_share_the_cores(
 ) -> None:
     environ.update(variables)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(8), raising=False)
-    distributed.setup(given)
+    setup(given)
     assert torch.get_num_threads() == threads
 
 
 def test_the_users_number_of_threads_stays(environ: dict[str, str]) -> None:
     environ["OMP_NUM_THREADS"] = "1"
     before = torch.get_num_threads()
-    distributed.setup()
+    setup()
     assert torch.get_num_threads() == before

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from densessl.config import OptimConfig
 from densessl.data.views import View, Views
 from densessl.errors import UserError
-from densessl.training import distributed
+from densessl.training import distributed, launch
 from densessl.training.batch_norm import synchronise_batch_norm
 from densessl.training.engine import Engine, autocast_dtype, connect
 from densessl.training.optim import build_optimizer, set_lr
@@ -63,7 +63,7 @@ def batch(step: int, rank: int = 0, processes: int = 1) -> Views:
 def process(rank: int, folder: Path) -> dict[str, Any]:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
     os.environ |= {"MASTER_PORT": (folder / "port").read_text(), "TORCH_EXTENSIONS_DIR": str(folder / "extensions")}
-    assert distributed.setup(threads=1) == CPU
+    assert launch.setup(threads=1) == CPU
     connect()
     result: dict[str, Any] = {}
     for name, zero, clip in CASES:
@@ -106,7 +106,7 @@ def losses_on_and_after_loading(engine: Engine, cfg: Any, rank: int, folder: Pat
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("two")
     (folder / "extensions").mkdir()
-    (folder / "port").write_text(distributed._alone()["MASTER_PORT"])
+    (folder / "port").write_text(launch.alone()["MASTER_PORT"])
     results = spawn(process, folder)
     # DeepSpeed would have compiled an operation that training never uses.
     assert not list((folder / "extensions").iterdir())
@@ -157,7 +157,7 @@ def test_loaded_state_goes_on_with_the_same_losses(case: tuple[str, int, float],
 
 
 def test_bf16_is_an_autocast_inside_the_forward_over_fp32_parameters() -> None:
-    distributed.setup()
+    launch.setup()
     connect()
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         method, cfg = build(), settings(precision=precision)

@@ -12,9 +12,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from densessl.data.images import Unreadable, decode, find_images
+from densessl.data.decoding import Unreadable, decode
+from densessl.data.pictures import open_pictures
+from densessl.data.pixels import Pixels
+from densessl.data.sources.files import find_files
 from densessl.errors import UserError
 
 
@@ -31,7 +34,7 @@ def encoded(image: Image.Image, form: str, **options) -> bytes:
 
 
 def names(images):
-    return [os.path.relpath(images.path(i), images.root) for i in range(len(images))]
+    return [os.path.relpath(images.path(i), images.source.root) for i in range(len(images))]
 
 
 def test_folder_is_searched_whole_in_an_order_of_its_own(tmp_path):
@@ -44,7 +47,7 @@ def test_folder_is_searched_whole_in_an_order_of_its_own(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "c.jpg").mkdir()  # a folder, whatever its name
     by_bytes = sorted(wanted, key=lambda name: (os.fsencode(os.path.dirname(name)), os.fsencode(name)))
-    assert names(find_images(str(tmp_path))) == by_bytes
+    assert names(open_pictures(str(tmp_path))) == by_bytes
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path):
@@ -54,7 +57,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "data/a/up").symlink_to(tmp_path / "data")
     (tmp_path / "data/b").symlink_to(tmp_path / "elsewhere")
-    assert names(find_images(str(tmp_path / "data"))) == ["a/1.jpg", "b/2.jpg"]
+    assert names(open_pictures(str(tmp_path / "data"))) == ["a/1.jpg", "b/2.jpg"]
 
 
 def test_list_of_paths(tmp_path, pixels):
@@ -63,7 +66,7 @@ def test_list_of_paths(tmp_path, pixels):
     Image.fromarray(pixels[:20]).save(tmp_path / "c.png")
     text = f"\ufeffsub/a b.png\r\n\r\n  \nmissing.jpg\n{tmp_path / 'c.png'}"
     (tmp_path / "list.txt").write_bytes(text.encode())
-    images = find_images(str(tmp_path / "list.txt"))
+    images = open_pictures(str(tmp_path / "list.txt"))
     assert len(images) == 3
     np.testing.assert_array_equal(images.read(0), pixels)
     np.testing.assert_array_equal(images.read(2), pixels[:20])
@@ -76,7 +79,7 @@ def test_index_is_small_and_so_is_its_making(tmp_path):
     lines = "".join(f"class_{i % 1000:04d}/picture_{i:08d}.jpg\n" for i in range(count))
     (tmp_path / "list.txt").write_text(lines)
     tracemalloc.start()
-    images = find_images(str(tmp_path / "list.txt"))
+    images = open_pictures(str(tmp_path / "list.txt"))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert images.path(count - 1).endswith("class_0999/picture_00049999.jpg")
@@ -88,7 +91,7 @@ def test_index_is_small_and_so_is_its_making(tmp_path):
 def test_folder_with_many_files_needs_no_list_of_them(tmp_path):
     for i in range(2000):
         (tmp_path / f"{i * 7919 % 2000}.jpg").touch()
-    images = find_images(str(tmp_path))
+    images = open_pictures(str(tmp_path))
     assert names(images) == sorted(f"{i}.jpg" for i in range(2000))
 
 
@@ -122,10 +125,19 @@ def test_formats(pixels):
         assert np.abs(read.astype(int) - truth).max() <= off
 
 
-def test_turn_in_exif_is_not_applied(pixels):
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    ("form", "wanted"), [("PNG", Pixels()), ("TIFF", Pixels()), ("TIFF", Pixels(range=((0, 255),)))]
+)
+def test_turn_in_exif_is_that_of_pillow(pixels, orientation, form, wanted):
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by 90 degrees
-    assert decode(encoded(Image.fromarray(pixels), "JPEG", exif=exif), "x").shape == pixels.shape
+    exif[0x0112] = orientation
+    data = encoded(Image.fromarray(pixels), form, exif=exif)
+    truth = np.array(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    factor = 257 if wanted.scaled else 1
+    np.testing.assert_array_equal(decode(data, "x", wanted), truth.astype(int) * factor)
+    stored = decode(data, "x", wanted._replace(upright=False))
+    np.testing.assert_array_equal(stored, pixels.astype(int) * factor)
 
 
 def huge_png() -> bytes:
@@ -184,5 +196,5 @@ def test_errors(tmp_path: Path, make, message):
     (tmp_path / "other.txt").write_text("x")
     (tmp_path / "some.tar").write_bytes(b"\0" * 100)
     with pytest.raises(UserError, match=message) as caught:
-        find_images(str(make(tmp_path)))
+        find_files(str(make(tmp_path)))
     assert str(make(tmp_path)) in str(caught.value)

@@ -9,8 +9,10 @@ import torch
 from densessl.backbones import Backbone, pooled
 from densessl.config import CropsConfig, PhotometricConfig, ViewsConfig
 from densessl.data.loader import Loader
+from densessl.data.pixels import Pixels
 from densessl.data.scenes import Scenes
-from densessl.data.views import ToDevice, Views
+from densessl.data.to_device import ToDevice
+from densessl.data.views import Views
 from densessl.methods import METHODS
 
 HEADS = {"projector": (64, 32)}
@@ -35,6 +37,8 @@ STEPS = 32
 
 class Few:
     """The first scenes, drawn once."""
+
+    pixels = Pixels()
 
     def __init__(self, count: int) -> None:
         scenes = Scenes()

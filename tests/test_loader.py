@@ -5,16 +5,18 @@ import logging
 import multiprocessing
 import os
 import signal
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from densessl.config import CropsConfig, PhotometricConfig, ViewsConfig
-from densessl.data.images import Images, Unreadable, find_images
-from densessl.data.loader import Loader, open_images
+from densessl.data.decoding import Unreadable
+from densessl.data.loader import Loader
+from densessl.data.pictures import open_pictures
+from densessl.data.pixels import Pixels
 from densessl.data.scenes import Scenes
+from densessl.data.sources.files import Files
 from densessl.errors import UserError
 
 VIEWS = ViewsConfig(
@@ -25,6 +27,8 @@ UNCHANGED = PhotometricConfig(jitter_p=0, grey_p=0, blur_p=(0, 0), solarize_p=(0
 
 class Noise:
     """Pictures in memory; those in `bad` cannot be read."""
+
+    pixels = Pixels()
 
     def __init__(self, count: int, bad: tuple[int, ...] = (), flat: bool = False) -> None:
         self.bad = bad
@@ -161,7 +165,7 @@ def test_folder_with_only_corrupt_files(tmp_path, workers):
     for i in range(6):
         (tmp_path / f"{i}.jpg").write_bytes(b"\xff\xd8\xff" + bytes(i * 10))
     with pytest.raises(UserError, match=r"6 of 6 pictures are unreadable(?s:.)*0\.jpg") as caught:
-        collect(loader(find_images(str(tmp_path)), workers=workers), 0, 2)
+        collect(loader(open_pictures(str(tmp_path)), workers=workers), 0, 2)
     assert str(tmp_path) in str(caught.value)
 
 
@@ -178,15 +182,14 @@ def test_errors(count, options, message):
         loader(Noise(count), **options)
 
 
-def test_open_images(tmp_path):
+def test_open_pictures(tmp_path):
     (tmp_path / "a.jpg").touch()
-    mean = (0.5, 0.5, 0.5)
-    assert isinstance(open_images(SimpleNamespace(path="scenes", mean=mean)), Scenes)
-    assert isinstance(open_images(SimpleNamespace(path=str(tmp_path), mean=mean)), Images)
+    assert isinstance(open_pictures("scenes"), Scenes)
+    assert isinstance(open_pictures(str(tmp_path)).source, Files)
     with pytest.raises(UserError, match=r"data\.path=.*no such folder"):
-        open_images(SimpleNamespace(path=str(tmp_path / "scenes"), mean=mean))
+        open_pictures(str(tmp_path / "scenes"))
     with pytest.raises(UserError, match="RGB"):
-        open_images(SimpleNamespace(path="scenes", mean=(0.5,)))
+        open_pictures("scenes", Pixels(1))
 
 
 def test_workers_survive_a_signal_to_their_group_and_end_with_the_run():

@@ -13,7 +13,7 @@ from densessl.config import load_config
 from densessl.errors import UserError
 from densessl.method import Method
 from densessl.methods.vicregl import VICRegL
-from densessl.training import distributed
+from densessl.training import launch
 from densessl.training.assembly import assemble
 from densessl.training.engine import connect
 from densessl.training.optim import set_lr
@@ -137,7 +137,7 @@ def test_accumulation_is_refused_with_what_to_take_instead(key: str) -> None:
 @pytest.mark.parametrize("zero", [0, 1, 2])
 def test_the_engine_takes_the_same_steps(zero: int, tmp_path: Path) -> None:
     """Through DeepSpeed, whose ZeRO stages listen to each parameter's gradient."""
-    device = distributed.setup(threads=1)
+    device = launch.setup(threads=1)
     connect()
     losses = []
     for size in ("null", "3"):

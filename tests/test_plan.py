@@ -18,6 +18,7 @@ import torch
 from densessl.backbones import Backbone
 from densessl.commands.plan import main
 from densessl.config import Config, load_config
+from densessl.data.pixels import Pixels
 from densessl.data.views import Views
 from densessl.errors import UserError
 from densessl.plan import loading, steps
@@ -340,6 +341,8 @@ TINY += ["method.expander=[32,32]", "method.projector=[16,16]", "data.workers=1"
 class Slow:
     """Pictures that take 20 ms to read."""
 
+    pixels = Pixels()
+
     def __len__(self) -> int:
         return 100
 
@@ -353,7 +356,7 @@ class Slow:
 
 @pytest.mark.parametrize("workers", [0, 4])
 def test_loading_is_as_fast_as_reading_allows(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "open_images", lambda data: Slow())
+    monkeypatch.setattr(loading, "open_pictures", lambda *_: Slow())
     found = loading.measure(load_config("demo", [*TINY, f"data.workers={workers}"]), 0.5)
     most = 50 * max(1, workers)
     assert 0 < found.rate < 2 * most  # no faster than that, whatever else the machine does

@@ -16,7 +16,8 @@ from densessl.segmentation.metrics import areas
 from densessl.segmentation.protocols import PROTOCOLS
 from densessl.segmentation.samples import InferenceSamples
 from densessl.segmentation.scoring import Processes, score
-from densessl.training.distributed import _alone, world_size
+from densessl.training.distributed import world_size
+from densessl.training.launch import alone
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 9])
@@ -60,7 +61,7 @@ def test_two_processes_score_as_one(tmp_path, capsys):
     data = Blocks("train", count=7).write(tmp_path / "blocks")
     words = ["test_resnet", "--data", str(data), "--set", *QUICK, "--workers", "0", "--device", "cpu"]
     (tmp_path / "words").write_text("\n".join(words))
-    (tmp_path / "port").write_text(_alone()["MASTER_PORT"])
+    (tmp_path / "port").write_text(alone()["MASTER_PORT"])
     first, second = spawn(scored_by_two, tmp_path)
     assert "mIoU" in first["said"]
     assert "validate 4/4" in first["said"]

@@ -6,7 +6,6 @@ import os
 import pickle
 import tarfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,9 +13,12 @@ import torch
 from PIL import Image
 
 from densessl.config import CropsConfig, PhotometricConfig, ViewsConfig
-from densessl.data.images import Images, Unreadable
-from densessl.data.loader import Loader, open_images
-from densessl.data.shards import Shards, shard_files
+from densessl.data.decoding import Unreadable
+from densessl.data.loader import Loader
+from densessl.data.pictures import StoredPictures, open_pictures
+from densessl.data.pixels import Pixels
+from densessl.data.sources.files import Files
+from densessl.data.sources.shards import Shards, shard_files
 from densessl.errors import UserError
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
@@ -26,6 +28,10 @@ def picture(number: int, form: str = "png") -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (20 + number, 16), (number, 2 * number, 7)).save(buffer, form)
     return buffer.getvalue()
+
+
+def read(shards: Shards, i: int) -> np.ndarray:
+    return StoredPictures(shards, Pixels()).read(i)
 
 
 def write(path: Path, files: dict[str, bytes], form: str = "pax") -> str:
@@ -62,7 +68,7 @@ def test_index_is_that_of_tarfile(tmp_path, form):
     assert [(int(p["offset"]), int(p["size"])) for p in shards.index] == [(m.offset_data, m.size) for m in wanted]
     assert len(shards) == 12 + (form != "ustar")
     for i, member in enumerate(wanted):
-        assert np.array_equal(shards.read(i), np.asarray(Image.open(io.BytesIO(files[member.name]))))
+        assert np.array_equal(read(shards, i), np.asarray(Image.open(io.BytesIO(files[member.name]))))
     assert shards.path(1) == f"{tmp_path}/a.tar/a/001.JPG"
 
 
@@ -77,14 +83,14 @@ def test_links_and_folders_are_no_pictures_and_shift_nothing(tmp_path):
         tar.addfile(entry, io.BytesIO(picture(1)))
     shards = Shards([str(tmp_path / "a.tar")])
     assert [shards.path(i) for i in range(len(shards))] == [f"{tmp_path}/a.tar/1.png"]
-    assert shards.read(0).shape == (16, 21, 3)
+    assert read(shards, 0).shape == (16, 21, 3)
 
 
 def test_order_is_by_shard_then_as_stored(tmp_path):
     for name, numbers in {"t-1.tar": [9, 3], "t-0.tar": [7, 8, 1], "t-2.tar": []}.items():
         write(tmp_path / name, sample(numbers))
     shards = Shards(shard_files(str(tmp_path)))
-    assert [shards.read(i)[0, 0, 0] for i in range(len(shards))] == [7, 8, 1, 9, 3]
+    assert [read(shards, i)[0, 0, 0] for i in range(len(shards))] == [7, 8, 1, 9, 3]
     assert shards.labels().tolist() == [3, 0, 1, 1, 3]
     assert shards.labels().dtype == np.int64
 
@@ -99,7 +105,7 @@ def test_labels_need_not_stand_beside_their_pictures(tmp_path):
 def test_pictures_without_a_class_number_are_counted_and_named(tmp_path, label):
     files = sample(range(3)) | {"no.png": picture(3)} | ({"no.cls": label} if label is not None else {})
     shards = Shards([write(tmp_path / "a.tar", files)])
-    assert shards.read(3).shape == (16, 23, 3)  # pretraining asks for none
+    assert read(shards, 3).shape == (16, 23, 3)  # pretraining asks for none
     with pytest.raises(UserError, match=r"1 of 4 pictures have no KEY\.cls .*a\.tar/no\.png"):
         shards.labels()
 
@@ -147,22 +153,22 @@ def test_broken_pictures_are_named_by_shard_and_key(tmp_path):
     file = write(tmp_path / "a.tar", {"x/1.jpg": picture(1, "jpeg")[:-2], "2.png": b"", "3.png": picture(3)})
     shards = Shards([file])
     with pytest.raises(Unreadable, match=r"a\.tar/x/1\.jpg: cut short"):
-        shards.read(0)
+        read(shards, 0)
     with pytest.raises(Unreadable, match=r"a\.tar/2\.png: empty file"):
-        shards.read(1)
+        read(shards, 1)
     os.unlink(file)
     with pytest.raises(Unreadable, match=r"a\.tar: No such file"):
-        shards.read(2)
+        read(shards, 2)
 
 
 def test_index_is_small_and_needs_no_open_files(tmp_path):
     files = [write(tmp_path / f"{s:03d}.tar", sample(range(20))) for s in range(40)]
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else None
     shards = Shards(files)
-    assert [shards.read(i).shape[1] for i in range(0, 800, 19)] == [20 + i % 20 for i in range(0, 800, 19)]
+    assert [read(shards, i).shape[1] for i in range(0, 800, 19)] == [20 + i % 20 for i in range(0, 800, 19)]
     assert shards.index.nbytes == 24 * 800
     copy = pickle.loads(pickle.dumps(shards))
-    assert np.array_equal(copy.read(799), shards.read(799))
+    assert np.array_equal(read(copy, 799), read(shards, 799))
     if before is not None:
         assert len(os.listdir("/proc/self/fd")) == before
 
@@ -170,7 +176,7 @@ def test_index_is_small_and_needs_no_open_files(tmp_path):
 def test_workers_see_what_one_process_sees(tmp_path):
     for s in range(3):
         write(tmp_path / f"train-{s}.tar", sample(range(8 * s, 8 * s + 8), "jpg", "jpeg"))
-    images = open_images(SimpleNamespace(path=str(tmp_path / "train-*.tar"), mean=(0.5,) * 3))
+    images = open_pictures(str(tmp_path / "train-*.tar"))
     views = ViewsConfig(large=CropsConfig(count=2, size=16, scale=(0.5, 1)))
 
     def run(workers):
@@ -183,9 +189,9 @@ def test_workers_see_what_one_process_sees(tmp_path):
             assert torch.equal(a.affine, b.affine)
 
 
-def test_open_images_finds_shards(tmp_path):
+def test_open_pictures_finds_shards(tmp_path):
     def found(path):
-        return open_images(SimpleNamespace(path=str(path), mean=(0.5,) * 3))
+        return open_pictures(str(path))
 
     (tmp_path / "odd[1]").mkdir()
     (tmp_path / "odd[1]" / "a.png").write_bytes(picture(1))
@@ -196,8 +202,8 @@ def test_open_images_finds_shards(tmp_path):
     (data / "classes.txt").write_text("a\nb\nc\nd\n")
     counts = {data: 6, data / "train-1.tar": 2, data / "train-*.tar": 4, data / "t*-[0].tar": 4}
     assert {path: len(found(path)) for path in counts} == counts
-    assert isinstance(found(data), Shards)
-    assert isinstance(found(tmp_path / "odd[1]"), Images)  # a name that only looks like a glob
+    assert isinstance(found(data).source, Shards)
+    assert isinstance(found(tmp_path / "odd[1]").source, Files)  # a name that only looks like a glob
 
     with pytest.raises(UserError, match=r"data\.path=.*val-\*\.tar matches no file; .*DIR/train-\*\.tar"):
         found(data / "val-*.tar")

@@ -29,6 +29,7 @@ from densessl.methods import METHODS
 from densessl.methods.vicreg import VICReg
 from densessl.training import distributed
 from densessl.training.engine import Engine
+from densessl.training.launch import alone
 from densessl.training.log import Log, cut
 from densessl.training.pretrain import pretrain, seed_step
 
@@ -318,7 +319,7 @@ def test_launched_killed_resumed_by_another_launcher_and_stopped(cfg_file: Path,
         "TORCH_EXTENSIONS_DIR": str(tmp_path / "extensions"),
         "DS_ACCELERATOR": "cpu",
     }
-    port = distributed._alone()["MASTER_PORT"]
+    port = alone()["MASTER_PORT"]
     long = ["steps=100000", "save_every=5"]
     arguments = ["tools/pretrain.py", "--cfg", str(cfg_file), f"run={folder}", *long]
     launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_accelerators", "2", "--master_port", port]

@@ -10,8 +10,11 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.functional import normalize
 
 from densessl.config import CropsConfig, PhotometricConfig, ViewsConfig
+from densessl.data.crops import affine, crop_box, take_crop
+from densessl.data.multi_crop import MultiCrop, view_rng
 from densessl.data.photometric import Photometric, blur_kernel
-from densessl.data.views import MultiCrop, ToDevice, View, Views, affine, crop_box, take_crop, view_rng
+from densessl.data.to_device import ToDevice
+from densessl.data.views import View, Views
 
 UNCHANGED = PhotometricConfig(jitter_p=0, grey_p=0, blur_p=(0, 0), solarize_p=(0, 0))
 VIEWS = ViewsConfig(
@@ -72,7 +75,7 @@ def test_all_views_of_a_picture_lie_where_they_say():
     picture[..., :2] = coordinates(230, 250)  # the centre's half pixel is cut off
     flips = 0
     for index in range(20):
-        for image, matrix in MultiCrop(VIEWS, UNCHANGED, seed=3)(picture, epoch=1, index=index):
+        for image, _, matrix in MultiCrop(VIEWS, UNCHANGED, seed=3)(picture, epoch=1, index=index):
             (height, _, top), (_, width, left) = matrix.astype(int).tolist()
             box = (top, min(left, left + width), height, abs(width))
             places = centers(matrix, len(image))
@@ -127,7 +130,7 @@ def test_views_follow_from_seed_epoch_and_picture():
 
     def views(seed, epoch, index):
         return np.concatenate(
-            [image.ravel() for image, _ in MultiCrop(VIEWS, PhotometricConfig(), seed)(picture, epoch, index)]
+            [image.ravel() for image, *_ in MultiCrop(VIEWS, PhotometricConfig(), seed)(picture, epoch, index)]
         )
 
     once = views(0, 2, 5)
@@ -148,7 +151,7 @@ def effects(cfg: PhotometricConfig, number: int, count: int) -> np.ndarray:
     picture[:, :16] = color
     seen = np.empty((count, 4), bool)
     for i in range(count):
-        left, edge = photometric(picture, view_rng(0, 0, i, number))[16, [2, 15]].astype(int)
+        left, edge = photometric(picture, view_rng(0, 0, i, number))[0][16, [2, 15]].astype(int)
         is_grey = left[0] == left[1]
         solarised = left[0] < 128
         red = 255 - left[0] if solarised else left[0]
@@ -180,7 +183,7 @@ def test_blur_is_that_of_23_taps_at_224_and_narrower_on_small_views():
     picture = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
     for sigma in (0.5, 1.3, 2.0):
         cfg = UNCHANGED.model_copy(update={"blur_p": (1.0, 1.0), "blur_sigma": (sigma, sigma)})
-        blurred = Photometric(cfg, 224, 0)(picture, view_rng(0, 0, 0, 0))
+        blurred, _ = Photometric(cfg, 224, 0)(picture, view_rng(0, 0, 0, 0))
         assert np.abs(blurred - cv2.GaussianBlur(picture, (23, 23), sigma).astype(int)).max() <= 1
     assert [blur_kernel(size, 2.0) for size in (224, 160, 96, 48, 24)] == [0, 0, 9, 5, 3]
 
@@ -189,7 +192,7 @@ def test_solarise_inverts_the_light_half():
     picture = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
     cfg = UNCHANGED.model_copy(update={"solarize_p": (1.0, 1.0)})
     np.testing.assert_array_equal(
-        Photometric(cfg, 16, 0)(picture, view_rng(0, 0, 0, 0)), np.where(picture < 128, picture, 255 - picture)
+        Photometric(cfg, 16, 0)(picture, view_rng(0, 0, 0, 0))[0], np.where(picture < 128, picture, 255 - picture)
     )
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from densessl.config import OptimConfig
-from densessl.data.views import ToDevice
+from densessl.data.to_device import ToDevice
 from densessl.training import distributed
 from densessl.training.optim import build_optimizer, set_lr
 

@@ -14,16 +14,16 @@ from torch.multiprocessing import ProcessExitedException
 from densessl.benchmark.clock import wait
 from densessl.benchmark.made import views
 from densessl.benchmark.parts import Parts
-from densessl.benchmark.peak import Peak, free_memory
+from densessl.benchmark.peak import Peak
 from densessl.benchmark.processes import spawned
 from densessl.benchmark.report import table
 from densessl.benchmark.step import take_step
 from densessl.config import load_config
-from densessl.device import find_device
+from densessl.device import find_device, free_memory
 from densessl.errors import UserError
-from densessl.training import distributed
 from densessl.training.assembly import assemble
 from densessl.training.engine import connect
+from densessl.training.launch import setup
 from densessl.training.optim import set_lr
 
 CHECKPOINTING = "backbone.checkpointing=true"
@@ -89,7 +89,7 @@ def tried(cfg: str, overrides: Sequence[str], batch: int) -> dict[str, float] | 
 def of_a_step(cfg_name: str, overrides: Sequence[str]) -> dict[str, float]:
     """GiB before and within the second step, and its seconds; the first one makes the optimiser's states."""
     cfg = load_config(cfg_name, list(overrides))
-    device = distributed.setup(cfg.threads)
+    device = setup(cfg.threads)
     connect()
     engine, made = assemble(cfg, device, pictures=cfg.batch)[0], views(cfg, device)
     set_lr(engine.optimizer, 1e-6, 1e-6)

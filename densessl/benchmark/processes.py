@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,19 +13,17 @@ import torch
 from torch import multiprocessing
 
 from densessl.errors import UserError
+from densessl.training.launch import alone
 
 
 def spawned(function: Callable[..., Any], *arguments: Any, processes: int = 1, threads: int | None = None) -> list[Any]:
-    """What ``function(*arguments)`` returns in each of so many fresh processes, which distributed.setup finds named.
+    """What ``function(*arguments)`` returns in each of so many fresh processes, which launch.setup finds named.
 
     ``threads`` of the CPU for each, else as there are. A UserError or a GPU without enough memory in one of them ends
     all and is raised here; whatever else happens, torch.multiprocessing tells.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
-    env |= {"LOCAL_WORLD_SIZE": str(processes)} | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+    env = alone() | {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    env |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
     with TemporaryDirectory() as name:
         folder = Path(name)
         try:

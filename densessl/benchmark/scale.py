@@ -14,11 +14,10 @@ from densessl.backbones import Backbone
 from densessl.benchmark.clock import seconds
 from densessl.benchmark.criterion import evaluate, ours
 from densessl.benchmark.made import Embeddings, Sizes, embeddings
-from densessl.benchmark.peak import free_memory
 from densessl.benchmark.processes import spawned
 from densessl.benchmark.report import table
 from densessl.config import Config
-from densessl.device import find_device
+from densessl.device import find_device, free_memory
 from densessl.matching import Matches, crop_pairs, matches
 from densessl.methods import METHODS
 from densessl.methods.vicreg import invariance_of_pairs

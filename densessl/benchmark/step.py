@@ -22,6 +22,7 @@ from densessl.data.views import Views
 from densessl.training import distributed
 from densessl.training.assembly import assemble
 from densessl.training.engine import Engine, connect
+from densessl.training.launch import setup
 from densessl.training.optim import set_lr
 
 IN_A_ROW = {"cpu": 1, "cuda": 5}  # steps between which nobody waits for the device, as in training
@@ -29,7 +30,7 @@ IN_A_ROW = {"cpu": 1, "cuda": 5}  # steps between which nobody waits for the dev
 
 def measure(cfg: Config, *, repeats: int, compile_bare: bool = False) -> dict[str, Any]:
     """Both on the same made-up views, at the same precision, in turns; the seconds are medians."""
-    device = distributed.setup(cfg.threads)
+    device = setup(cfg.threads)
     connect()
     engine, made = assemble(cfg, device, pictures=cfg.batch)[0], views(cfg, device)
     set_lr(engine.optimizer, 1e-6, 1e-6)

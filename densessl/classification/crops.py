@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader, Dataset
 from densessl.classification.features import read_picture, start_worker
 from densessl.classification.labelled import Labelled
 from densessl.classification.protocols.base import Augmented, Crops, FineTune
-from densessl.data.views import crop_box, take_crop, view_rng
+from densessl.data.crops import crop_box, take_crop
+from densessl.data.multi_crop import view_rng
 from densessl.errors import UserError
 
 Key = tuple[int, int]  # epoch, and index of the picture

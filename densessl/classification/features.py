@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from densessl.backbone_file import IMAGENET
 from densessl.backbones import Backbone, pooled
-from densessl.data.images import Unreadable
-from densessl.data.loader import Pictures
+from densessl.data.decoding import Unreadable
+from densessl.data.pictures import Pictures
 from densessl.errors import UserError
 from densessl.progress import progress
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
-from densessl.data.images import find_images
-from densessl.data.loader import Pictures
-from densessl.data.shards import Shards
+from densessl.data.pictures import Pictures, StoredPictures
+from densessl.data.pixels import Pixels
+from densessl.data.sources.files import find_files
+from densessl.data.sources.shards import Shards
 from densessl.errors import UserError
 from densessl.trees import few, incomplete
 
@@ -22,16 +23,11 @@ FOLDER/
   train-0000.tar ...     val-0000.tar ...     (or test-*.tar), with KEY.jpg, and KEY.cls that holds 0, 1, 2 or so
   classes.txt            one class a line, the first is label 0; optional
 """
-
-
-class Named(Pictures, Protocol):
-    """Images and Shards have it."""
-
-    def path(self, i: int) -> str: ...
+AS_STORED = Pixels(upright=False)  # published scores were
 
 
 class Labelled(NamedTuple):
-    pictures: Named
+    pictures: Pictures
     labels: np.ndarray  # (pictures,) int64, an index of classes
     classes: tuple[str, ...]
 
@@ -62,26 +58,27 @@ def held_out(path: str | Path) -> str:
 
 def _of_shards(root: Path, shards: Shards) -> Labelled:
     labels, file = shards.labels(), root / "classes.txt"
+    pictures = StoredPictures(shards, AS_STORED)
     if not file.is_file():
-        return Labelled(shards, labels, tuple(map(str, range(int(labels.max()) + 1))))
+        return Labelled(pictures, labels, tuple(map(str, range(int(labels.max()) + 1))))
     classes = tuple(line.strip() for line in file.read_text(encoding="utf-8-sig").rstrip().splitlines())
     if labels.max() >= len(classes):
         wrong = int(labels.argmax())
         raise UserError(f"{file} names {len(classes)} classes, but {shards.path(wrong)} has label {labels[wrong]}")
-    return Labelled(shards, labels, classes)
+    return Labelled(pictures, labels, classes)
 
 
 def _of_folders(root: Path, split: str) -> Labelled:
     classes = tuple(sorted(f.name for f in (root / "train").iterdir() if f.is_dir() and not f.name.startswith(".")))
     try:
-        images = find_images(str(root / split))
+        files = find_files(str(root / split))
     except UserError:
         raise incomplete(root, f"no pictures in {split}/", LAYOUT) from None
-    start = len(os.path.join(images.root, ""))
-    names = [images.path(i)[start:].partition(os.sep)[0] for i in range(len(images))]
+    start = len(os.path.join(files.root, ""))
+    names = [files.path(i)[start:].partition(os.sep)[0] for i in range(len(files))]
     numbers = {name: number for number, name in enumerate(classes)}
     if unknown := set(names) - set(classes):
         raise incomplete(root, f"{split}/ has what is no class folder of train/: {few(unknown)}", LAYOUT)
     if split == "train" and (empty := set(classes) - set(names)):
         raise incomplete(root, f"class folders of train/ without pictures: {few(empty)}", LAYOUT)
-    return Labelled(images, np.array([numbers[name] for name in names], np.int64), classes)
+    return Labelled(StoredPictures(files, AS_STORED), np.array([numbers[name] for name in names], np.int64), classes)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from densessl.commands.kinds import Parser, chosen
 from densessl.config import load_config
 from densessl.errors import UserError
 
@@ -44,16 +44,10 @@ EXAMPLES = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    words = sys.argv[1:] if argv is None else list(argv)
-    if not words or words[0] not in KINDS:
-        lines = "\n".join(f"  {kind:10} {text}" for kind, text in KINDS.items())
-        known = words in ([], ["-h"], ["--help"])
-        if not known:
-            raise UserError(f"benchmark {words[0]}: there are {', '.join(KINDS)}")
-        print(f"usage: benchmark {{{','.join(KINDS)}}} [-h] ...\n\n{__doc__}\n\n{lines}")
+    kind, words = chosen("benchmark", __doc__, KINDS, argv)
+    if not kind:
         return 0
-    kind = words[0]
-    args = _arguments(kind, words[1:])
+    args = _arguments(kind, words)
     if args.device == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
     figures, tables = RUNS[kind](args)
@@ -134,19 +128,8 @@ def _sizes(args: argparse.Namespace) -> Any:
 
 
 def _arguments(kind: str, words: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=f"benchmark {kind}",
-        description=ABOUT[kind],
-        epilog=f"example:\n  {EXAMPLES[kind]}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    least: dict[str, int] = {}  # allowed values of numbers
-
-    def number(name: str, default: int, text: str, smallest: int = 1) -> None:
-        least[name.replace("-", "_")] = smallest
-        add(f"--{name}", type=int, default=default, metavar="N", help=f"{text}; default {default}")
-
+    parser = Parser(f"benchmark {kind}", ABOUT[kind], EXAMPLES[kind])
+    add, number = parser.add_argument, parser.number
     if kind != "criterion":
         required = {"required": True} if kind != "scale" else {"default": "vicregl_cnx_s"}
         add("--cfg", metavar="NAME", help="a path to a YAML file, or a name of configs", **required)
@@ -181,10 +164,7 @@ def _arguments(kind: str, words: Sequence[str]) -> argparse.Namespace:
     add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default auto: a GPU if there is one")
     add("--log", type=Path, metavar="FILE", help="default: tools/benchmarks.jsonl of a checkout")
     add("--no-log", action="store_true", help="only print")
-    args = parser.parse_intermixed_args(words)
-    for name, smallest in least.items():
-        if getattr(args, name) < smallest:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: at least {smallest} is needed")
+    args = parser.parsed(words)
     for name, smallest in (("num_matches", 1), ("batches", 2)):
         if min(getattr(args, name, [smallest])) < smallest:
             raise UserError(f"--{name.replace('_', '-')}: at least {smallest} is needed")

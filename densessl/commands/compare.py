@@ -48,10 +48,10 @@ def main(argv: list[str] | None = None) -> int:
     from densessl.compare.runs import Run, begin, network
     from densessl.compare.steps import Failed, fill
     from densessl.compare.table import summarise, table
-    from densessl.data.loader import open_images
+    from densessl.data.pictures import open_pictures
 
     # All that can be refused is refused before hours of work.
-    pictures = {data: len(open_images(data)) for data in dict.fromkeys(row.config.data for row in rows)}
+    pictures = {data: len(open_pictures(data.path)) for data in dict.fromkeys(row.config.data for row in rows)}
     backbones = {b: network(b) for b in dict.fromkeys(row.config.backbone for row in rows)}
     evaluations = _evaluations(args, list(backbones))
     out = args.out or Path("checkpoints/compare") / _slug(first.data.path, first.backbone.name, args.budget)

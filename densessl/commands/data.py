@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from densessl.config import DataConfig, load_config
+from densessl.commands.kinds import Parser, chosen
+from densessl.config import load_config
 from densessl.errors import UserError
 
 if TYPE_CHECKING:
@@ -50,16 +50,12 @@ UNITS = {"": 1, "B": 1} | {f"{p}{u}": b**n for n, p in enumerate("KMGT", 1) for 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    words = sys.argv[1:] if argv is None else list(argv)
-    if not words or words[0] not in KINDS:
-        lines = "\n".join(f"  {kind:7} {text}" for kind, text in KINDS.items())
-        if words not in ([], ["-h"], ["--help"]):
-            raise UserError(f"data {words[0]}: there are {', '.join(KINDS)}")
-        print(f"usage: data {{{','.join(KINDS)}}} [-h] ...\n\n{__doc__}\n\n{lines}")
+    kind, words = chosen("data", __doc__, KINDS, argv)
+    if not kind:
         return 0
-    args = _arguments(words[0], words[1:])
+    args = _arguments(kind, words)
     try:
-        return RUNS[words[0]](args)
+        return RUNS[kind](args)
     except OSError as error:  # of what is to be written; what can't be read has its own messages
         raise UserError(f"{error.filename}: can't be written ({error.strerror or error})") from error
 
@@ -68,11 +64,11 @@ def _check(args: argparse.Namespace) -> int:
     from densessl.data import findings
     from densessl.data.check import survey
     from densessl.data.contact import contact_sheet, tiles
-    from densessl.data.images import Images
-    from densessl.data.loader import open_images
+    from densessl.data.pictures import open_pictures
+    from densessl.data.sources.files import Files
 
-    images = open_images(DataConfig(path=args.path))
-    if args.list and not isinstance(images, Images):  # before an hour of work
+    images = open_pictures(args.path)
+    if args.list and not isinstance(getattr(images, "source", None), Files):  # before an hour of work
         raise UserError(f"--list {args.list}: these pictures have no files of their own; pack leaves corrupt ones out")
     found = survey(images, tiny=args.tiny, workers=args.workers)
     print(findings.report(images, found, args.tiny))
@@ -87,12 +83,12 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _pack(args: argparse.Namespace) -> int:
-    from densessl.data.loader import open_images
     from densessl.data.pack import pack
+    from densessl.data.pictures import open_pictures
 
     limit = _bytes(args.shard_size)
     packed = pack(
-        open_images(DataConfig(path=args.path)),
+        open_pictures(args.path),
         args.out,
         name=args.name,
         shard_size=limit,
@@ -111,10 +107,11 @@ def _pack(args: argparse.Namespace) -> int:
 
 def _views(args: argparse.Namespace) -> int:
     cfg = load_config(args.cfg, args.overrides)
-    from densessl.data.loader import open_images
+    from densessl.data.pictures import open_pictures
+    from densessl.data.pixels import Pixels
     from densessl.data.sheet import sheet, sources
 
-    _save(sheet(sources(open_images(cfg.data), cfg, args.pictures)), args.out)
+    _save(sheet(sources(open_pictures(cfg.data.path, Pixels.of(cfg)), cfg, args.pictures)), args.out)
     return 0
 
 
@@ -145,25 +142,14 @@ def _save(page: Image, file: Path) -> None:
 
 
 def _arguments(kind: str, words: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=f"data {kind}",
-        description=ABOUT[kind],
-        epilog=f"example:\n  {EXAMPLES[kind]}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    least: dict[str, int] = {}  # allowed values of numbers
-
-    def number(name: str, default: int | None, text: str, smallest: int = 1) -> None:
-        least[name] = smallest
-        add(f"--{name}", type=int, default=default, metavar="N", help=text)
-
+    parser = Parser(f"data {kind}", ABOUT[kind], EXAMPLES[kind])
+    add, number = parser.add_argument, parser.number
     if kind in ("check", "pack"):
         add("path", metavar="PATH", help="as data.path: a folder, a list, tar shards, or scenes")
         number("workers", os.cpu_count() or 1, "processes that read; default: one a core; 0: this one", 0)
     if kind == "check":
-        number("tiny", 64, "pixels that the shorter side should have; default 64", 0)
-        number("pictures", 60, "on the contact sheet; default 60")
+        number("tiny", 64, "pixels that the shorter side should have", 0)
+        number("pictures", 60, "on the contact sheet")
         add("--out", type=Path, metavar="FOLDER", help="for check.json and complete lists of what is wrong")
         add("--sheet", type=Path, metavar="FILE.png", help="a contact sheet, what is bad in red")
         add("--list", type=Path, metavar="FILE", help="the paths of the good: no corrupt, tiny or repeated one")
@@ -179,16 +165,13 @@ def _arguments(kind: str, words: Sequence[str]) -> argparse.Namespace:
         add("--cfg", required=True, metavar="NAME", help="as for pretrain")
         add("overrides", nargs="*", metavar="key=value", help="replaces a value of the configuration")
         add("--out", required=True, type=Path, metavar="FILE.png", help="the sheet")
-        number("pictures", 4, "a line each; default 4")
+        number("pictures", 4, "a line each")
     if kind == "scenes":
         add("--layout", required=True, choices=LAYOUTS, metavar="NAME", help=", ".join(LAYOUTS))
-        number("count", 400, "training pictures; default 400")
+        number("count", 400, "training pictures")
         number("val", None, "validation pictures; default a quarter of --count; none of the layout pictures")
-        number("size", 160, "pixels a side; default 160", 32)
-    args = parser.parse_intermixed_args(words)
-    for name, smallest in least.items():
-        if (value := getattr(args, name)) is not None and value < smallest:
-            raise UserError(f"--{name} {value}: at least {smallest} is needed")
+        number("size", 160, "pixels a side", 32)
+    args = parser.parsed(words)
     for name in ("sheet", "out"):
         file = getattr(args, name, None)
         if (name == "sheet" or kind == "views") and file and file.suffix.lower() not in (".png", ".jpg", ".webp"):

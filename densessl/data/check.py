@@ -10,10 +10,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from densessl.data.images import Unreadable
+from densessl.data.decoding import Unreadable
 from densessl.data.in_order import in_order
-from densessl.data.loader import FEW, Pictures
-from densessl.data.stored import form_of, stored_bytes
+from densessl.data.loader import FEW
+from densessl.data.pictures import Pictures
+from densessl.data.stored import form_of, read_stored
 
 CHUNK = 32  # pictures that a worker does at a time
 FREQUENT = 5  # sizes that are told
@@ -110,8 +111,7 @@ def _look(images: Pictures, rows: range) -> _Part:
     part = _Part(np.zeros((len(rows), 2), np.uint16), np.zeros(len(rows), np.uint64), {}, Counter(), {})
     for place, row in enumerate(rows):
         try:
-            picture = images.read(row)
-            data = stored_bytes(images, row)
+            picture, data = read_stored(images, row)
         except Unreadable as error:
             part.reasons[row] = error.reason
             continue

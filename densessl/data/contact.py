@@ -11,9 +11,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from densessl.data.check import Survey
-from densessl.data.images import Unreadable
-from densessl.data.loader import Pictures
-from densessl.data.stored import path_of
+from densessl.data.decoding import Unreadable
+from densessl.data.pictures import Pictures
 
 SIDE, GAP, LINE, COLUMNS = 128, 6, 15, 10  # pixels of a picture, between them, of a line of text; pictures in a row
 BAD = (200, 20, 30)
@@ -50,8 +49,8 @@ def tiles(images: Pictures, found: Survey, count: int) -> list[Tile]:
         if picture is not None and row in small:
             fault = f"{picture.shape[1]} x {picture.shape[0]}"
         elif row in first:
-            fault = f"= {os.path.basename(path_of(images, first[row]))}"
-        made.append(Tile(os.path.basename(path_of(images, row)), picture, fault))
+            fault = f"= {os.path.basename(images.path(first[row]))}"
+        made.append(Tile(os.path.basename(images.path(row)), picture, fault))
     return made
 
 

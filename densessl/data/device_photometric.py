@@ -57,7 +57,7 @@ def numbers(
 
 
 class Draw(Photometric):
-    """In the place of `photometric` in a worker: leaves the image as it is, and `row` is what to do to it.
+    """In the place of `photometric` in a worker: leaves the image as it is, and the row says what to do to it.
 
     All rows of one view number have one width, `width`; the kernel is one number long where nothing is ever blurred.
     """
@@ -68,9 +68,8 @@ class Draw(Photometric):
         widest = blur.blur_limit[1] or 2 * int(3.5 * blur.sigma_limit[1]) + 1
         self.taps = widest // 2 + 1 if blur.p else 1
         self.width = KERNEL + self.taps
-        self.row: list[float] = []
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, Sequence[float]]:
         """Draws from `rng` what Photometric would, in its order."""
         jitter: Any
         blur: Any
@@ -87,8 +86,7 @@ class Draw(Photometric):
             kernel = blur.get_params_dependent_on_data({}, {})["kernel"]
         half = kernel[len(kernel) // 2 :].tolist()
         half += [0.0] * (self.taps - len(half))
-        self.row = numbers(order, is_grey, solarise.should_apply(), half)
-        return image
+        return image, numbers(order, is_grey, solarise.should_apply(), half)
 
 
 def retouch(image: Tensor, rows: Tensor) -> Tensor:

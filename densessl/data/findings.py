@@ -13,9 +13,9 @@ import numpy as np
 
 from densessl.config import DataConfig
 from densessl.data.check import Span, Survey
-from densessl.data.images import Images
-from densessl.data.loader import FEW, Pictures
-from densessl.data.stored import path_of
+from densessl.data.loader import FEW
+from densessl.data.pictures import Pictures
+from densessl.data.sources.files import Files
 from densessl.errors import UserError
 from densessl.files import aside
 
@@ -65,17 +65,17 @@ def configuration(found: Survey) -> str:
 
 def corrupt(images: Pictures, found: Survey) -> Iterator[str]:
     """Path and reason."""
-    return (f"{path_of(images, row)}: {reason}" for row, reason in found.corrupt.items())
+    return (f"{images.path(row)}: {reason}" for row, reason in found.corrupt.items())
 
 
 def tiny_ones(images: Pictures, found: Survey) -> Iterator[str]:
     """Paths."""
-    return (path_of(images, row) for row in found.tiny.tolist())
+    return (images.path(row) for row in found.tiny.tolist())
 
 
 def duplicates(images: Pictures, found: Survey) -> Iterator[str]:
     """Path, and that of the first with the same pixels."""
-    return (f"{path_of(images, row)} = {path_of(images, first)}" for row, first in found.duplicates.tolist())
+    return (f"{images.path(row)} = {images.path(first)}" for row, first in found.duplicates.tolist())
 
 
 def write(folder: Path, images: Pictures, found: Survey) -> None:
@@ -102,7 +102,7 @@ def write_list(file: Path, images: Pictures, found: Survey) -> int:
     Paths are absolute. One that a list can't hold, with a line break or a space at an end, is refused.
     Raises UserError.
     """
-    if not isinstance(images, Images):
+    if not isinstance(getattr(images, "source", None), Files):
         raise UserError(f"--list {file}: these pictures have no files of their own; pack leaves the corrupt ones out")
     rows = np.flatnonzero(found.good())
     if not len(rows):

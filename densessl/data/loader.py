@@ -3,50 +3,31 @@
 from __future__ import annotations
 
 import logging
-import signal
-import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
-import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from densessl.data.device_photometric import Draw, on_device
-from densessl.data.images import Unreadable, find_images
-from densessl.data.scenes import Scenes
-from densessl.data.shards import Shards, shard_files
-from densessl.data.views import MultiCrop, View, Views
+from densessl.data.decoding import Unreadable
+from densessl.data.multi_crop import MultiCrop
+from densessl.data.pictures import Pictures
+from densessl.data.views import View, Views
+from densessl.data.workers import by_workers
 from densessl.errors import UserError
 
 if TYPE_CHECKING:
-    from densessl.config import DataConfig, PhotometricConfig, ViewsConfig
+    from densessl.config import PhotometricConfig, ViewsConfig
 
 FEW = 3  # unreadable pictures that never stop a run, however small the collection
 TRIES = 100  # neighbours tried in place of an unreadable picture
 log = logging.getLogger("densessl")
 
 
-class Pictures(Protocol):
-    """What the loader needs of a collection: Images and Scenes have it."""
-
-    def __len__(self) -> int: ...
-    def read(self, i: int) -> np.ndarray: ...
-
-
 class Batch(NamedTuple):
     views: Views | None  # None: nothing readable was found
     failed: list[tuple[str, str]]  # path and reason
-
-
-def open_images(data: DataConfig) -> Pictures:
-    """The collection that `data.path` names: scenes, tar shards, a folder or a list. Raises UserError."""
-    if len(data.mean) != 3:
-        raise UserError(f"data.mean has {len(data.mean)} values: pictures are read as RGB, so it takes 3")
-    if data.path == "scenes":
-        return Scenes()
-    return Shards(files) if (files := shard_files(data.path)) else find_images(data.path)
 
 
 class Loader:
@@ -80,9 +61,7 @@ class Loader:
         self.rank, self.world_size = rank, world_size
         self.allowed = max(FEW, int(unreadable * len(images)))
         self.failed: dict[str, str] = {}  # path: reason, of all unreadable pictures met by this process
-        crops = MultiCrop(views, photometric, seed)
-        if on_device(photometric):
-            crops.crops = [(size, scale, Draw(colours)) for size, scale, colours in crops.crops]
+        crops = MultiCrop(views, photometric, seed, images.pixels.channels)
         self._batches = _Batches(images, crops, views.large.count)
 
     @property
@@ -96,23 +75,8 @@ class Loader:
         Images are channels-last in memory, as the crops are made. Raises UserError when too many pictures are
         unreadable.
         """
-        with warnings.catch_warnings():
-            # Python 3.12 warns of any fork beside threads; the workers use none of the parent's threads or locks. And
-            # torch of more workers than cores, which slow disks need.
-            warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
-            warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
-            # One DataLoader for the whole rest: workers start once, and read ahead over the ends of epochs.
-            loader = DataLoader(
-                self._batches,
-                sampler=_Rows(self, step, steps),
-                batch_size=None,
-                num_workers=self.workers,
-                worker_init_fn=_start_worker,
-                pin_memory=torch.cuda.is_available(),
-                # Forked workers share the index; others would get a copy each.
-                multiprocessing_context="fork" if self.workers else None,
-            )
-            batches = iter(loader)
+        # Asked once for the whole rest: workers start once, and read ahead over the ends of epochs.
+        batches = by_workers(self._batches, _Rows(self, step, steps), self.workers, pin=torch.cuda.is_available())
         try:
             for number, (views, failed) in zip(range(step, steps), batches, strict=True):
                 self._note(failed, stop=views is None)
@@ -170,28 +134,25 @@ class _Batches(Dataset):
 
     def __getitem__(self, key: tuple[int, np.ndarray]) -> Batch:
         epoch, rows = key
-        stacked = [np.empty((len(rows), size, size, 3), np.uint8) for size, _, _ in self.crops.crops]
+        pixels = self.images.pixels
+        stacked = [np.empty((len(rows), size, size, pixels.channels), pixels.dtype) for size, *_ in self.crops.crops]
         affines = np.empty((len(stacked), len(rows), 2, 3), np.float32)
-        draws = [draw for _, _, draw in self.crops.crops if isinstance(draw, Draw)]  # of all views, or of none
-        photometric = [np.empty((len(rows), draw.width), np.float32) for draw in draws]
+        draws = [np.empty((len(rows), photometric.width), np.float32) for *_, photometric in self.crops.crops]
         failed: list[tuple[str, str]] = []
         for place, row in enumerate(rows.tolist()):
             picture = self._readable(row, failed)
             if picture is None:
                 return Batch(None, failed)
             # Numbered by the row even where a neighbour stands in: its own row has other crops of it.
-            for number, (image, affine) in enumerate(self.crops(picture, epoch, row)):
-                stacked[number][place] = image
-                affines[number, place] = affine
-                if draws:
-                    photometric[number][place] = draws[number].row
+            for number, (image, draw, affine) in enumerate(self.crops(picture, epoch, row)):
+                stacked[number][place], affines[number, place], draws[number][place] = image, affine, draw
         views = [
             View(torch.from_numpy(image).permute(0, 3, 1, 2), torch.from_numpy(affine))
             for image, affine in zip(stacked, affines, strict=True)
         ]
         pictures = torch.from_numpy(rows.astype(np.int64))
-        drawn = [torch.from_numpy(of_view) for of_view in photometric]
-        return Batch(Views(views[: self.large], views[self.large :], pictures, drawn), failed)
+        photometric = [torch.from_numpy(draw) for draw in draws if draw.size]
+        return Batch(Views(views[: self.large], views[self.large :], pictures, photometric), failed)
 
     def _readable(self, row: int, failed: list[tuple[str, str]]) -> np.ndarray | None:
         for i in range(row, row + min(TRIES, len(self.images))):
@@ -200,12 +161,3 @@ class _Batches(Dataset):
             except Unreadable as error:
                 failed.append((error.path, error.reason))
         return None
-
-
-def _start_worker(worker: int) -> None:
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)  # its pool does not survive the fork, and the cores are taken by the other workers
-    # A signal to the whole process group is the main process's to answer: it may want to save first. A second SIGTERM
-    # ends the worker.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))

@@ -13,12 +13,12 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from densessl.data.images import Unreadable
+from densessl.data.decoding import Unreadable
 from densessl.data.in_order import in_order
-from densessl.data.loader import Pictures
 from densessl.data.new_folder import new_folder
-from densessl.data.shards import ENDINGS, Shards
-from densessl.data.stored import form_of, path_of, stored_bytes
+from densessl.data.pictures import Pictures
+from densessl.data.sources.shards import ENDINGS, Shards
+from densessl.data.stored import form_of, read_stored
 from densessl.errors import UserError
 
 QUALITY = 95  # of JPEG
@@ -91,14 +91,14 @@ def pack(
 
 def _member(images: Pictures, row: int, size: int | None) -> Member | Unreadable:
     try:
-        picture = images.read(row)
-        data = stored_bytes(images, row)
+        picture, data = read_stored(images, row)
     except Unreadable as error:
         return error
     form = form_of(data) if data else None
     ending = FORMATS.get(form.format, "") if form else ""
-    label = int(images.index[row]["label"]) if isinstance(images, Shards) else -1
-    stem = _stem(path_of(images, row))
+    source = getattr(images, "source", None)
+    label = int(source.index[row]["label"]) if isinstance(source, Shards) else -1
+    stem = _stem(images.path(row))
     shorter = min(picture.shape[:2])
     if size and shorter > size:
         height, width = (round(side * size / shorter) for side in picture.shape[:2])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,6 +36,8 @@ class Photometric:
     third, ... view of a size takes the first entry of `blur_p` and `solarize_p`, the others the second.
     """
 
+    width = 0  # numbers in a row for the device
+
     def __init__(self, cfg: PhotometricConfig, size: int, number: int) -> None:
         brightness, contrast, saturation, hue = cfg.jitter
         kernel = blur_kernel(size, cfg.blur_sigma[1])
@@ -54,9 +57,9 @@ class Photometric:
                 ]
             )
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The image changed with random numbers of `rng` alone."""
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, Sequence[float]]:
+        """The image changed with random numbers of `rng` alone, and the row of what is left to the device."""
         # Not set_random_seed(): it gives every transform the same stream, so that with the papers' probabilities each
         # grey view would be jittered and each solarised one grey.
         self.compose.set_random_state(rng, random.Random(int(rng.integers(2**63))))
-        return self.compose(image=image)["image"]
+        return self.compose(image=image)["image"], ()

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from densessl.data.pixels import Pixels
 from densessl.data.textures import GROUNDS, OBJECTS, TEXTURES, texture
 from densessl.errors import UserError
 
@@ -31,6 +32,7 @@ class Scenes:
     tells a class: the mean colour of a region says nothing.
     """
 
+    pixels = Pixels()
     classes = tuple(TEXTURES)  # a mask's value is the place in it; grounds first
 
     def __init__(self, count: int = 2_000, size: int = FULL, seed: int = 0, split: str = "train") -> None:

@@ -11,10 +11,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from densessl.config import Config
 from densessl.data.contact import as_rgb, fitted
-from densessl.data.images import Unreadable
-from densessl.data.loader import Loader, Pictures
-from densessl.data.stored import path_of
-from densessl.data.views import ToDevice, View
+from densessl.data.decoding import Unreadable
+from densessl.data.loader import Loader
+from densessl.data.pictures import Pictures
+from densessl.data.to_device import ToDevice
+from densessl.data.views import View
 from densessl.errors import UserError
 
 GAP, LINE = 8, 16  # pixels between parts, and of a line of text
@@ -75,7 +76,7 @@ def _readable(images: Pictures, row: int) -> tuple[str, np.ndarray]:
             picture = images.read(i % len(images))
         except Unreadable:
             continue
-        return path_of(images, i % len(images)), picture
+        return images.path(i % len(images)), picture
     raise UserError("no picture can be read")
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import warnings
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image
 
-from densessl.data.images import Images, Unreadable
-from densessl.data.loader import Pictures
-from densessl.data.shards import Shards
+from densessl.data.decoding import decode
+from densessl.data.pictures import Pictures, StoredPictures
 
 
 class Form(NamedTuple):
@@ -26,24 +25,12 @@ class Form(NamedTuple):
         return f"{self.format} {self.mode}, {self.bits} bits"
 
 
-def path_of(images: Pictures, i: int) -> str:
-    """What a picture is called, by its number where the collection has no names."""
-    return getattr(images, "path", str)(i)
-
-
-def stored_bytes(images: Pictures, i: int) -> bytes | None:
-    """A picture's file as it lies in its folder or shard; None where there is none, as of scenes. Raises Unreadable."""
-    try:
-        if isinstance(images, Images):
-            with open(images.path(i), "rb") as file:
-                return file.read()
-        if isinstance(images, Shards):
-            place = images.index[i]
-            with open(images.files[place["shard"]], "rb", buffering=0) as shard:
-                return os.pread(shard.fileno(), int(place["size"]), int(place["offset"]))
-    except OSError as error:
-        raise Unreadable(path_of(images, i), error.strerror or str(error)) from None
-    return None
+def read_stored(pictures: Pictures, i: int) -> tuple[np.ndarray, bytes]:
+    """A picture and its file as it lies there, which is empty where there is none, as of scenes. Raises Unreadable."""
+    if not isinstance(pictures, StoredPictures):
+        return pictures.read(i), b""
+    data = pictures.source.stored(i)
+    return decode(data, pictures.path(i), pictures.pixels), data
 
 
 def form_of(data: bytes) -> Form | None:

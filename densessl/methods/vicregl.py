@@ -14,6 +14,7 @@ from densessl.heads import each, mlp, norm_like
 from densessl.matching import Matches, cell_centers, crop_pairs, matches, unflipped
 from densessl.method import Method
 from densessl.methods.vicreg import everyones_statistics, invariance_of_pairs, variance_and_covariance
+from densessl.places import rows_at
 from densessl.training.distributed import gather, rank
 
 
@@ -105,9 +106,7 @@ class VICRegL(Method):
         match over pictures.
         """
         if "contrast" in self.weights:
-            sides = {
-                name: (criteria.rows_at(rows, m.a), criteria.rows_at(rows, m.b), m.share) for name, m in found.items()
-            }
+            sides = {name: (rows_at(rows, m.a), rows_at(rows, m.b), m.share) for name, m in found.items()}
             return {name: self._contrast(*side)[None] for name, side in sides.items()}
         # Both ways in one call, so that everyone's rows are gathered once a step.
         statistics = everyones_statistics(rows, torch.cat([m.places for m in found.values()], 1))

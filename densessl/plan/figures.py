@@ -45,8 +45,7 @@ class Figures:
     @cached_property
     def pictures_seen(self) -> int:
         """By the whole run, counting each time."""
-        cfg = self.cfg
-        return cfg.batch * (cfg.steps or max(1, round((cfg.epochs or 0) * (self.loading.pictures // cfg.batch))))
+        return self.cfg.batch * self.cfg.length(self.loading.pictures)
 
     @property
     def head_bytes(self) -> int:

@@ -8,7 +8,9 @@ from time import perf_counter
 import psutil
 
 from densessl.config import Config
-from densessl.data.loader import Loader, open_images
+from densessl.data.loader import Loader
+from densessl.data.pictures import open_pictures
+from densessl.data.pixels import Pixels
 from densessl.plan.found import Loading
 
 SIZE = 16  # pictures of a batch, which are few, so that a short time tells
@@ -16,7 +18,7 @@ SIZE = 16  # pictures of a batch, which are few, so that a short time tells
 
 def measure(cfg: Config, seconds: float) -> Loading:
     """With the workers of ``cfg``, for about ``seconds`` once they run. Raises UserError as pretraining does."""
-    images = open_images(cfg.data)
+    images = open_pictures(cfg.data.path, Pixels.of(cfg))
 
     def loader(batch: int) -> Loader:
         return Loader(

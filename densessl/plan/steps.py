@@ -14,15 +14,17 @@ from torch import Tensor, nn
 
 from densessl.backbones import Backbone
 from densessl.config import Config
-from densessl.data.views import ToDevice, View, Views, affine, crop_box
+from densessl.data.crops import affine, crop_box
+from densessl.data.to_device import ToDevice
+from densessl.data.views import View, Views
 from densessl.device import peak_memory
 from densessl.plan.batches import sizes
 from densessl.plan.cost import SLOW, Cost, Point
 from densessl.plan.found import Steps
 from densessl.plan.machine import look
-from densessl.training import distributed
 from densessl.training.assembly import assemble
 from densessl.training.engine import Engine, connect
+from densessl.training.launch import setup
 
 CALM = 0.6  # share of free main memory that a next batch may be expected to take: beyond it the machine would stall
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")  # as torch says it
@@ -34,7 +36,7 @@ def measure(cfg: Config, pictures: int, seconds: float) -> Steps:
     The networks are the recipe's, the pictures noise, and the learning rate is 0. With micro_batch first those without
     the network, then with it. Raises UserError as pretraining does.
     """
-    device = distributed.setup(cfg.threads)
+    device = setup(cfg.threads)
     machine = look(device, cfg.precision)
     connect()
     cost = without = Cost.of([])

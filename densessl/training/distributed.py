@@ -6,8 +6,6 @@ Everything here works with one process and without any set-up, so methods and te
 from __future__ import annotations
 
 import os
-import re
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
@@ -17,36 +15,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from densessl.errors import UserError
+from densessl.training.launch import setup
 
 T = TypeVar("T")
 
-# --- set-up -----------------------------------------------------------------------------------------------------------
-
-
-def setup(threads: int | None = None) -> torch.device:
-    """Name this process in the environment, choose its device and its number of CPU threads.
-
-    The deepspeed launcher and torchrun have named it already; srun has in its own words; plain python is one process.
-    Opens no connection: that is the engine's first act. Raises UserError for more processes than GPUs on this machine.
-    """
-    if "RANK" not in os.environ:
-        os.environ.update(_srun(os.environ) if "SLURM_STEP_NODELIST" in os.environ else _alone())
-    local = int(os.environ["LOCAL_RANK"])
-    if torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu":
-        gpus = torch.cuda.device_count()
-        if gpus == 1 and "SLURM_STEP_NODELIST" in os.environ:  # srun gave each process its own GPU, as number 0
-            local, os.environ["LOCAL_RANK"] = 0, "0"
-        if local >= gpus:
-            raise UserError(
-                f"process {local} of this machine has no GPU, there are {gpus}: start at most {gpus} processes"
-            )
-        device = torch.device("cuda", local)
-        torch.cuda.set_device(device)
-    else:
-        device = torch.device("cpu")
-    os.environ.setdefault("DS_ACCELERATOR", device.type)
-    _set_threads(threads)
-    return device
+# --- who is here ------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -54,7 +27,7 @@ def connected(device: str = "auto") -> Iterator[str]:
     """For programs without an engine: the processes that a launcher started are connected inside the block.
 
     Gives the device: the GPU of the process's number, or the CPU if there is none or ``device`` is "cpu"; for one
-    process ``device`` as it is. Raises UserError as ``setup`` does.
+    process ``device`` as it is. Raises UserError as ``launch.setup`` does.
     """
     launched = "RANK" in os.environ or "SLURM_STEP_NODELIST" in os.environ
     if device == "cpu" and launched:
@@ -66,39 +39,6 @@ def connected(device: str = "auto") -> Iterator[str]:
     dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
     yield str(place)
     dist.destroy_process_group()  # not after an error, which all say who are still connected
-
-
-def _alone() -> dict[str, str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    return {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-
-
-def _srun(env: Any) -> dict[str, str]:
-    """What torch.distributed needs, from srun. The port follows from the job, so that jobs can share a machine."""
-    nodes = re.match(r"(?:[^,\[]|\[[^\]]*\])+", env["SLURM_STEP_NODELIST"])  # n[01-04,7],gpu2 -> n[01-04,7]
-    assert nodes is not None
-    return {
-        "RANK": env["SLURM_PROCID"],
-        "WORLD_SIZE": env["SLURM_NTASKS"],
-        "LOCAL_RANK": env["SLURM_LOCALID"],
-        "LOCAL_WORLD_SIZE": re.split(r"\D", env.get("SLURM_STEP_TASKS_PER_NODE", "1"))[0],  # 4(x2),3 -> 4
-        "MASTER_ADDR": env.get("MASTER_ADDR") or re.sub(r"\[(\d+)[^\]]*\]", r"\1", nodes[0]),
-        "MASTER_PORT": env.get("MASTER_PORT") or str(20000 + int(env["SLURM_JOB_ID"]) % 10000),
-    }
-
-
-def _set_threads(threads: int | None) -> None:
-    """By default this machine's cores, shared among its processes: launchers leave each all of them, or one."""
-    if threads is None and "OMP_NUM_THREADS" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ:
-        return  # the user's; torchrun writes 1 there itself
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
-    torch.set_num_threads(threads or max(1, cores // processes))
-
-
-# --- who is here ------------------------------------------------------------------------------------------------------
 
 
 def world_size() -> int:
@@ -190,10 +130,7 @@ def mean_over_processes(values: dict[str, Any]) -> dict[str, float]:
 
 def any_process(*flags: bool | Tensor) -> tuple[bool, ...]:
     """Each flag is true if it is true in any process; all of them in one collective."""
-    packed = torch.stack([torch.as_tensor(flag).to(message_device(), torch.int32) for flag in flags])
-    if world_size() > 1:
-        dist.all_reduce(packed, op=dist.ReduceOp.MAX)
-    return tuple(bool(flag) for flag in packed.tolist())
+    return Flags().exchange(*flags, wait=True)
 
 
 class Flags:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def connect() -> None:
-    """Join the processes that distributed.setup has named."""
+    """Join the processes that launch.setup has named."""
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     import deepspeed  # only now: it looks for accelerators, and complains, when it is imported
     from deepspeed import ops

@@ -19,11 +19,14 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from densessl.backbone_file import FILE_NAME, save_backbone
 from densessl.config import Config
-from densessl.data.loader import Loader, open_images
-from densessl.data.views import ToDevice
+from densessl.data.loader import Loader
+from densessl.data.pictures import open_pictures
+from densessl.data.pixels import Pixels
+from densessl.data.to_device import ToDevice
 from densessl.training import checkpoint, distributed
 from densessl.training.assembly import assemble
 from densessl.training.engine import connect
+from densessl.training.launch import setup
 from densessl.training.log import Log, Pace
 from densessl.training.optim import lr_at, peak_lr, set_lr
 
@@ -35,7 +38,7 @@ def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> P
     Raises UserError for a configuration, pictures or a run folder that can't work, and for a loss that is not finite.
     """
     # --- processes, run folder ---
-    device = distributed.setup(cfg.threads)
+    device = setup(cfg.threads)
     connect()
     run = Path(cfg.run)
     distributed.on_first(checkpoint.check_run_folder, run, resume, overwrite)
@@ -53,7 +56,7 @@ def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> P
 
     # --- pictures ---
     loader = Loader(
-        open_images(cfg.data),
+        open_pictures(cfg.data.path, Pixels.of(cfg)),
         cfg.views,
         cfg.photometric,
         batch=cfg.batch,
@@ -66,7 +69,7 @@ def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> P
     pictures = len(loader.images)
     if before.get("pictures", pictures) != pictures:
         distributed.refuse(f"--resume: data.path={cfg.data.path} had {before['pictures']} pictures, now {pictures}")
-    steps = cfg.steps or max(1, round((cfg.epochs or 0) * loader.steps_per_epoch))
+    steps = cfg.length(pictures)
 
     # --- method, engine ---
     engine, started_from = assemble(cfg, device, pictures, init=not resume)

@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from densessl.data.images import Unreadable, decode
+from densessl.data.decoding import Unreadable
 from densessl.errors import UserError
 
-ENDINGS = (b"jpg", b"jpeg", b"png", b"webp")  # in any case
+ENDINGS = (b"jpg", b"jpeg", b"png", b"webp", b"tif", b"tiff", b"npy")  # in any case
 BLOCK = 512  # bytes; headers and contents of a tar begin at multiples of it
 PLACE = np.dtype([("shard", np.int32), ("label", np.int32), ("offset", np.int64), ("size", np.int64)])
 READERS = 8  # shards indexed at once: where the disk is far away, indexing is waiting
@@ -44,12 +44,14 @@ class Shards:
 
     def path(self, i: int) -> str:
         """The shard and the name in it."""
-        return self._stored(i, 0)[0]
+        return self._member(i, 0)[0]
 
-    def read(self, i: int) -> np.ndarray:
-        """(h, w, 3) uint8 RGB. Raises Unreadable."""
-        path, data = self._stored(i, int(self.index[i]["size"]))
-        return decode(data, path)
+    def stored(self, i: int) -> bytes:
+        """The picture's file. Raises Unreadable."""
+        path, data = self._member(i, size := int(self.index[i]["size"]))
+        if len(data) < size:
+            raise Unreadable(path, "cut short: the shard has become smaller since it was indexed")
+        return data
 
     def labels(self) -> np.ndarray:
         """(pictures,) int64: the class of each. Raises UserError where a picture has none."""
@@ -61,7 +63,7 @@ class Shards:
             )
         return self.index["label"].astype(np.int64)
 
-    def _stored(self, i: int, size: int) -> tuple[str, bytes]:
+    def _member(self, i: int, size: int) -> tuple[str, bytes]:
         """The path and the first bytes of a picture: its header, which has the name, stands before them."""
         place = self.index[i]
         file = self.files[place["shard"]]

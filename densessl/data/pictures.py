@@ -1,0 +1,49 @@
+"""Pictures: a collection as training sees it, from wherever its files lie."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from densessl.data.decoding import RGB, decode
+from densessl.data.pixels import Pixels
+from densessl.data.scenes import Scenes
+from densessl.data.sources import Source, open_source
+from densessl.errors import UserError
+
+
+class Pictures(Protocol):
+    """What the loader needs of a collection. Row i is its i-th picture."""
+
+    @property
+    def pixels(self) -> Pixels: ...
+    def __len__(self) -> int: ...
+    def path(self, i: int) -> str: ...
+    def read(self, i: int) -> np.ndarray: ...
+
+
+class StoredPictures:
+    """The pictures of a source, decoded."""
+
+    def __init__(self, source: Source, pixels: Pixels) -> None:
+        self.source, self.pixels = source, pixels
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def path(self, i: int) -> str:
+        return self.source.path(i)
+
+    def read(self, i: int) -> np.ndarray:
+        """(h, w, C) of ``pixels.dtype``. Raises Unreadable."""
+        return decode(self.source.stored(i), self.source.path(i), self.pixels)
+
+
+def open_pictures(path: str, pixels: Pixels = RGB) -> Pictures:
+    """The collection that ``data.path`` names: scenes, or what `open_source` finds. Raises UserError."""
+    if path != "scenes":
+        return StoredPictures(open_source(path), pixels)
+    if pixels.channels != 3 or pixels.scaled:
+        raise UserError("data.path=scenes draws RGB pictures of 8 bits; backbone.in_chans=3 without a range takes them")
+    return Scenes()

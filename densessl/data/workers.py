@@ -1,0 +1,49 @@
+"""Worker processes that make what is asked for, in the order asked."""
+
+from __future__ import annotations
+
+import signal
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import cv2
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+
+def by_workers(dataset: Dataset, keys: Iterable[Any], workers: int, pin: bool = False) -> Any:
+    """``dataset[key]`` of each key; they begin with the first key at once, and read two ahead each.
+
+    Workers are forked, so that they share what the data set holds; without any this process does it. ``pin`` puts
+    tensors where a GPU fetches them without a copy. Deleting the iterator ends them.
+    """
+    with warnings.catch_warnings():
+        # Python 3.12 warns of any fork beside threads; the workers use none of the parent's threads or locks. And
+        # torch of more workers than cores, which slow disks need.
+        warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
+        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+        loader = DataLoader(
+            dataset,
+            sampler=keys,
+            batch_size=None,
+            num_workers=workers,
+            collate_fn=_unchanged,
+            worker_init_fn=_start,
+            pin_memory=pin,
+            multiprocessing_context="fork" if workers else None,
+        )
+        return iter(loader)
+
+
+def _unchanged(made: Any) -> Any:
+    return made
+
+
+def _start(worker: int) -> None:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)  # its pool does not survive the fork, and the cores are taken by the other workers
+    # A signal to the whole process group is the main process's to answer: it may want to save first. A second SIGTERM
+    # ends the worker.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))

@@ -1,0 +1,69 @@
+"""How this process was launched: its name among all, its device, its threads. Nothing is connected here."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from typing import Any
+
+import torch
+
+from densessl.device import cores
+from densessl.errors import UserError
+
+
+def setup(threads: int | None = None) -> torch.device:
+    """Name this process in the environment, choose its device and its number of CPU threads.
+
+    The deepspeed launcher and torchrun have named it already; srun has in its own words; plain python is one process.
+    Opens no connection: that is the engine's first act. Raises UserError for more processes than GPUs on this machine.
+    """
+    if "RANK" not in os.environ:
+        os.environ.update(_srun(os.environ) if "SLURM_STEP_NODELIST" in os.environ else alone())
+    local = int(os.environ["LOCAL_RANK"])
+    if torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu":
+        gpus = torch.cuda.device_count()
+        if gpus == 1 and "SLURM_STEP_NODELIST" in os.environ:  # srun gave each process its own GPU, as number 0
+            local, os.environ["LOCAL_RANK"] = 0, "0"
+        if local >= gpus:
+            raise UserError(
+                f"process {local} of this machine has no GPU, there are {gpus}: start at most {gpus} processes"
+            )
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+    else:
+        device = torch.device("cpu")
+    os.environ.setdefault("DS_ACCELERATOR", device.type)
+    _set_threads(threads)
+    return device
+
+
+def alone() -> dict[str, str]:
+    """What torch.distributed needs of one process, which is all there are. The port is free."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    return {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+
+
+def _srun(env: Any) -> dict[str, str]:
+    """What torch.distributed needs, from srun. The port follows from the job, so that jobs can share a machine."""
+    nodes = re.match(r"(?:[^,\[]|\[[^\]]*\])+", env["SLURM_STEP_NODELIST"])  # n[01-04,7],gpu2 -> n[01-04,7]
+    assert nodes is not None
+    return {
+        "RANK": env["SLURM_PROCID"],
+        "WORLD_SIZE": env["SLURM_NTASKS"],
+        "LOCAL_RANK": env["SLURM_LOCALID"],
+        "LOCAL_WORLD_SIZE": re.split(r"\D", env.get("SLURM_STEP_TASKS_PER_NODE", "1"))[0],  # 4(x2),3 -> 4
+        "MASTER_ADDR": env.get("MASTER_ADDR") or re.sub(r"\[(\d+)[^\]]*\]", r"\1", nodes[0]),
+        "MASTER_PORT": env.get("MASTER_PORT") or str(20000 + int(env["SLURM_JOB_ID"]) % 10000),
+    }
+
+
+def _set_threads(threads: int | None) -> None:
+    """By default this machine's cores, shared among its processes: launchers leave each all of them, or one."""
+    if threads is None and "OMP_NUM_THREADS" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ:
+        return  # the user's; torchrun writes 1 there itself
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
+    torch.set_num_threads(threads or max(1, cores() // processes))
