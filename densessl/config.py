@@ -1,12 +1,10 @@
 """The configuration: one strict schema, read from YAML and overridden by key=value.
 
-Nothing heavy is imported here, so that a wrong key is refused in a moment. A method's arguments are read from the
-source of its constructor, where they and their defaults stand once.
+Nothing heavy is imported here, so that a wrong key is refused in a moment.
 """
 
 from __future__ import annotations
 
-import ast
 import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from densessl import checks
 from densessl.config_file import Value, parse_override, read_values
 from densessl.errors import UserError
+from densessl.method_source import method_arguments, method_crops, method_names
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -188,7 +187,7 @@ class Config(Section):
             )
         if self.views.large.count < 2:
             raise ValueError(f"views.large.count={self.views.large.count}: two large crops or more are compared")
-        checks.crops(self.method.name, _crops_of(self.method.name), self.views.large.count, self.views.small.count)
+        checks.crops(self.method.name, method_crops(self.method.name), self.views.large.count, self.views.small.count)
         if self.method.name in checks.CHECKS:
             checks.CHECKS[self.method.name](self.batch, **self.method.arguments)
         if self.optim.name == "adam" and self.optim.weight_decay and self.method.arguments.get("freeze"):
@@ -262,37 +261,16 @@ def find_config(name: str) -> Path:
     raise UserError(f"--cfg {name}: neither a file nor a name{hint} Names: {', '.join(names)}")
 
 
-def method_names() -> list[str]:
-    return sorted(p.stem for p in (_PACKAGE / "methods").glob("*.py") if p.stem != "__init__")
-
-
 def _method_schema(name: object, sources: dict[str, str]) -> type[BaseModel]:
-    """The keyword-only arguments of a method's constructor as a schema, read from its source without importing it."""
+    """The keyword-only arguments of a method's constructor."""
     if name not in method_names():
         near = difflib.get_close_matches(str(name), method_names(), n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         where = sources.get("method.name", "command line")
         raise UserError(f"method.name ({where}): no method {name!r}{hint} Methods: {', '.join(method_names())}")
-    init = next(n for n in _method_class(str(name)).body if isinstance(n, ast.FunctionDef) and n.name == "__init__")
     words = {"Literal": Literal, "Share": Share, "Positive": Positive, "Count": Count}
-    fields: dict[str, Any] = {"name": (str, ...)}
-    for argument, default in zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True):
-        assert argument.annotation is not None, f"{name}: {argument.arg} has no type"
-        assert default is not None, f"{name}: {argument.arg} has no default"
-        fields[argument.arg] = (eval(ast.unparse(argument.annotation), words), ast.literal_eval(default))
+    fields: dict[str, Any] = {"name": (str, ...), **method_arguments(str(name), words)}
     return create_model(f"{name}'s arguments", __base__=Section, **fields)
-
-
-def _method_class(name: str) -> ast.ClassDef:
-    tree = ast.parse((_PACKAGE / "methods" / f"{name}.py").read_text(encoding="utf-8"))
-    return next(n for n in tree.body if isinstance(n, ast.ClassDef) and "Method" in map(ast.unparse, n.bases))
-
-
-def _crops_of(name: str) -> str:
-    """Method.crops as the method's class has it, or as all have it."""
-    given = [n for n in _method_class(name).body if isinstance(n, ast.Assign)]
-    own = [n.value for n in given if ast.unparse(n.targets[0]) == "crops"]
-    return ast.literal_eval(own[0]) if own else "two"
 
 
 def _put(values: dict[str, Any], value: Value) -> None:

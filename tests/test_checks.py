@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from densessl.config import load_config, method_names
+from densessl.config import load_config
+from densessl.method_source import method_crops, method_names
 from densessl.errors import UserError
 from densessl.methods import METHODS
 
@@ -53,10 +54,8 @@ def test_and_that_works(words: list[str]) -> None:
 
 
 def test_the_schema_knows_every_method_and_its_crops() -> None:
-    from densessl.config import _crops_of
-
     assert method_names() == sorted(METHODS)
-    assert {name: _crops_of(name) for name in METHODS} == {name: method.crops for name, method in METHODS.items()}
+    assert {name: method_crops(name) for name in METHODS} == {name: method.crops for name, method in METHODS.items()}
 
 
 def test_refusing_imports_nothing_heavy() -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from densessl.config import CONFIGS, load_config, load_with_sources, method_names, resolved_yaml
+from densessl.config import CONFIGS, load_config, load_with_sources, resolved_yaml
 from densessl.config_file import flat
 from densessl.errors import UserError
+from densessl.method_source import method_names
 from densessl.methods import METHODS
 
 SHIPPED = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
