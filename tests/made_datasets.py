@@ -9,7 +9,7 @@ from PIL import Image
 from scipy.io import savemat
 from scipy.sparse import csc_matrix
 
-from densessl.segmentation.datasets.files import palette
+from densessl.data.palette import palette
 
 Truth = dict[str, dict[str, np.ndarray]]  # split -> name -> labels (H, W) uint8
 SIZE = (24, 32)  # height, width

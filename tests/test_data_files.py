@@ -16,12 +16,13 @@ from test_data_command import encoded, picture
 from densessl.commands.data import main
 from densessl.config import Config, PhotometricConfig, load_config
 from densessl.data.decoding import decode
-from densessl.data.layouts import VOC_NAMES, _runs, write_scenes
+from densessl.data.layouts import VOC_NAMES, write_scenes
 from densessl.data.loader import Loader
 from densessl.data.multi_crop import MultiCrop
 from densessl.data.pack import pack
 from densessl.data.pictures import open_pictures
 from densessl.data.pixels import Pixels
+from densessl.data.run_lengths import counts
 from densessl.data.scenes import Scenes
 from densessl.data.sheet import LARGE, SMALL, Seen, corners, outlined, sheet, sources
 from densessl.data.sources.shards import ENDINGS, Shards, shard_files
@@ -332,7 +333,8 @@ def test_runs_are_pycocotools():
     rng = np.random.default_rng(0)
     for density in (0.0, 0.1, 0.9, 1.0):
         mask = rng.random((7, 5)) < density
-        back = rle.decode(rle.frPyObjects({"size": [7, 5], "counts": _runs(mask)}, 7, 5))
+        runs = counts(rle.encode(np.asfortranarray(mask, np.uint8))["counts"])
+        back = rle.decode(rle.frPyObjects({"size": [7, 5], "counts": runs}, 7, 5))
         np.testing.assert_array_equal(back, mask)
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from densessl.data.palette import palette
 from densessl.errors import UserError
 from densessl.segmentation.datasets import DATASETS, open_dataset
-from densessl.segmentation.datasets.files import palette, read_mask
+from densessl.segmentation.datasets.files import read_mask
 from densessl.segmentation.datasets.voc import CLASSES
 
 SIZE = (12, 8)  # width, height

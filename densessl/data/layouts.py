@@ -11,16 +11,18 @@ from xml.etree import ElementTree
 
 import numpy as np
 from PIL import Image
+from pycocotools import mask as rle
 
 from densessl.data.in_order import in_order
 from densessl.data.new_folder import new_folder
+from densessl.data.palette import palette
+from densessl.data.run_lengths import counts
 from densessl.data.scenes import Scenes
 from densessl.data.textures import GROUNDS, OBJECTS
 
 # VOC's readers know VOC's classes alone, so the objects of the scenes go by these names there, in their order.
 VOC_NAMES = dict(zip(OBJECTS, ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat"), strict=True))
 VOC_QUALITY = 95  # VOC's pictures are JPEG
-SEEN = 16  # pixels that must be seen of an object, else it is none; as in the evaluation of scenes without files
 
 
 def write_scenes(
@@ -80,17 +82,16 @@ def _coco(root: Path, split: str, count: int, scene: Scene) -> None:
         file = f"{split}-{i:05d}.png"
         _save(root / "images" / split / file, one.read(i))
         content["images"].append({"id": i, "file_name": file, "height": one.size, "width": one.size})
-        for name, mask in _objects(one, i):
-            left, top, right, bottom = _box(mask)
+        for name, shape in one.objects(i):
             content["annotations"].append(
                 {
                     "id": len(content["annotations"]) + 1,
                     "image_id": i,
                     "category_id": names.index(name) + 1,
-                    "bbox": [left, top, right - left, bottom - top],
-                    "area": int(mask.sum()),
+                    "bbox": rle.toBbox(shape).astype(int).tolist(),
+                    "area": int(rle.area(shape)),
                     "iscrowd": 0,
-                    "segmentation": {"size": list(mask.shape), "counts": _runs(mask)},
+                    "segmentation": {"size": shape["size"], "counts": counts(shape["counts"])},
                 }
             )
 
@@ -113,11 +114,12 @@ def _voc(root: Path, split: str, count: int, scene: Scene) -> None:
         _put(tree, {"folder": "VOC2012", "filename": f"{stems[i]}.jpg"})
         _put(ElementTree.SubElement(tree, "size"), {"width": one.size, "height": one.size, "depth": 3})
         _put(tree, {"segmented": 1})
-        for name, mask in _objects(one, i):
+        for name, shape in one.objects(i):
             entry = ElementTree.SubElement(tree, "object")
             _put(entry, {"name": VOC_NAMES[name], "difficult": 0})
-            left, top, right, bottom = _box(mask)  # VOC counts pixels from 1, the last ones inside
-            box = {"xmin": left + 1, "ymin": top + 1, "xmax": right, "ymax": bottom}
+            left, top, width, height = rle.toBbox(shape).astype(int).tolist()
+            # VOC counts pixels from 1, the last ones inside.
+            box = {"xmin": left + 1, "ymin": top + 1, "xmax": left + width, "ymax": top + height}
             _put(ElementTree.SubElement(entry, "bndbox"), box)
         file = base / "Annotations" / f"{stems[i]}.xml"
         file.parent.mkdir(exist_ok=True)
@@ -144,27 +146,6 @@ def _each(draw: Callable[[int], None], count: int, split: str) -> None:
         pass
 
 
-def _objects(scenes: Scenes, i: int) -> list[tuple[str, np.ndarray]]:
-    """Class and (size, size) bool of every object that is seen, from back to front."""
-    numbers, names = scenes.instances(i)
-    masks = [(name, numbers == number) for number, name in enumerate(names, 1)]
-    return [(name, mask) for name, mask in masks if mask.sum() >= SEEN]
-
-
-def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom, from 0; the last two are outside."""
-    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
-
-
-def _runs(mask: np.ndarray) -> list[int]:
-    """COCO's run lengths: down each column, 0 and 1 in turns, beginning with 0."""
-    flat = mask.T.ravel()
-    changes = np.flatnonzero(np.diff(flat)) + 1
-    ends = np.concatenate([[0] if flat[0] else [], changes, [flat.size]])
-    return np.diff(ends, prepend=0).astype(int).tolist()
-
-
 def _put(parent: ElementTree.Element, values: dict[str, Any]) -> None:
     for name, value in values.items():
         ElementTree.SubElement(parent, name).text = str(value)
@@ -176,10 +157,8 @@ def _save(file: Path, picture: np.ndarray, **options: Any) -> None:
 
 
 def _save_labels(file: Path, labels: np.ndarray) -> None:
-    """A palette picture in Pascal VOC's colours: the bits of a label dealt out to red, green and blue in turns."""
+    """A palette picture in Pascal VOC's colours."""
     file.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(labels)
-    numbers = np.arange(256)[:, None]
-    colours = sum(((numbers >> (3 * n + np.arange(3))) & 1) << (7 - n) for n in range(3))
-    image.putpalette(np.asarray(colours, np.uint8).ravel().tolist())
+    image.putpalette([part for label in range(256) for part in palette(label)])
     image.save(file)

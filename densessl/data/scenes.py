@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+from pycocotools import mask as rle
 
 from densessl.data.pixels import Pixels
 from densessl.data.textures import GROUNDS, OBJECTS, TEXTURES, texture
@@ -14,6 +15,7 @@ from densessl.errors import UserError
 
 SPLITS = ("train", "val")
 FULL = 160  # the side, in pixels, that the lengths below are for; other sizes scale them
+LEAST = 16  # pixels that must be seen of an object, else it is none
 
 
 class Shape(NamedTuple):
@@ -65,6 +67,12 @@ class Scenes:
         for number, (_, (top, left, bottom, right), cover) in enumerate(shapes, 1):
             numbers[top:bottom, left:right][cover > 127] = number
         return numbers, [shape.name for shape in shapes]
+
+    def objects(self, i: int) -> list[tuple[str, dict[str, Any]]]:
+        """Class and pycocotools' run lengths of what is seen of every object, from back to front."""
+        numbers, names = self.instances(i)
+        shapes = rle.encode(np.asfortranarray(numbers[..., None] == np.arange(1, len(names) + 1), np.uint8))
+        return [(name, shape) for name, shape in zip(names, shapes, strict=True) if rle.area(shape) >= LEAST]
 
     def read(self, i: int) -> np.ndarray:
         """(size, size, 3) uint8 RGB. Kept once drawn, 77 kB at 160 pixels: drawing takes longer than all its crops."""

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from densessl.data.palette import palette
 from densessl.segmentation.datasets import SegmentationDataset
-from densessl.segmentation.datasets.files import IGNORE, palette
+from densessl.segmentation.datasets.files import IGNORE
 
 WIDTH, GAP, LINE = 320, 8, 20  # pixels: a column, the space between, a line of text
 COLUMNS = ("input", "truth", "prediction", "error")

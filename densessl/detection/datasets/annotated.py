@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from densessl.data.palette import palette
 from densessl.detection.datasets.objects import Objects, run_lengths
 from densessl.errors import UserError
-from densessl.segmentation.datasets.files import palette, read_picture
+from densessl.segmentation.datasets.files import read_picture
 from densessl.trees import few, incomplete
 
 log = logging.getLogger("densessl")

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pycocotools import mask as rle
 
+from densessl.data.run_lengths import counts
 from densessl.errors import UserError
 
 
@@ -59,28 +60,11 @@ def run_lengths(shape: Any, height: int, width: int) -> Any:
         return rle.merge(rle.frPyObjects(shape, height, width))
     if isinstance(shape["counts"], list):
         return rle.frPyObjects(shape, height, width)
-    counts = shape["counts"].encode() if isinstance(shape["counts"], str) else shape["counts"]
-    runs = _runs(counts)
+    text = shape["counts"].encode() if isinstance(shape["counts"], str) else shape["counts"]
+    runs = counts(text)
     if sum(runs) != height * width or min(runs) < 0:  # pycocotools would read memory that isn't its own
         raise ValueError(f"its runs don't fill the picture of {width}x{height}")
-    return {"size": [height, width], "counts": counts}
-
-
-def _runs(text: bytes) -> list[int]:
-    """COCO's compression: 5 bits a character, the sixth says that more follow; from the fourth run on, differences."""
-    runs: list[int] = []
-    value, shift = 0, 0
-    for character in text:
-        bits = character - 48
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:
-            value -= 1 << shift
-        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-        value, shift = 0, 0
-    return runs or [0]
+    return {"size": [height, width], "counts": text}
 
 
 def box_in(box: Any, width: int, height: int, *, clip: bool) -> list[float]:

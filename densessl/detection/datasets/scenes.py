@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 from pycocotools import mask as rle
 
+from densessl.data.palette import palette
 from densessl.data.scenes import Scenes
 from densessl.data.textures import OBJECTS
 from densessl.detection.datasets.objects import Objects
-from densessl.segmentation.datasets.files import palette
 
 COUNTS = {"train": 400, "val": 100}
-LEAST = 16  # pixels that must be seen of an object
 
 
 class SceneObjects:
@@ -57,12 +56,10 @@ class SceneObjects:
         return self.scenes.read(index)
 
     def objects(self, index: int) -> Objects:
-        numbers, names = self.scenes.instances(index)
-        masks = numbers[..., None] == np.arange(1, len(names) + 1)
-        seen = masks.sum((0, 1)) >= LEAST
-        shapes = rle.encode(np.asfortranarray(masks[..., seen], np.uint8))
+        seen = self.scenes.objects(index)
+        shapes = [shape for _, shape in seen]
         boxes = rle.toBbox(shapes).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
-        labels = [self.classes.index(name) + 1 for name, there in zip(names, seen, strict=True) if there]
+        labels = [self.classes.index(name) + 1 for name, _ in seen]
         nothing = np.zeros(len(labels), bool)
         return Objects(boxes, np.array(labels, np.int64), rle.area(shapes).astype(float), nothing, nothing, shapes)

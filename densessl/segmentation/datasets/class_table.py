@@ -6,7 +6,8 @@ import csv
 from pathlib import Path
 from typing import NamedTuple
 
-from densessl.segmentation.datasets.files import IGNORE, Color
+from densessl.data.palette import Color
+from densessl.segmentation.datasets.files import IGNORE
 
 
 class ClassTable(NamedTuple):

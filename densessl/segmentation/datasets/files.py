@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from densessl.data.palette import Color
 from densessl.errors import UserError
 
 IGNORE = 255
-Color = tuple[int, int, int]
 # Pillow stretches grey PNGs of 2 and 4 bits to 0..255; a label needs the stored number.
 _STRETCH = {"L;2": 85, "L;4": 17}
 
@@ -73,14 +73,6 @@ def translate_codes(codes: np.ndarray, labels: dict[int, int]) -> np.ndarray:
     known = np.array(sorted(labels), np.int32)
     places = np.searchsorted(known, codes).clip(max=len(known) - 1)
     return np.where(known[places] == codes, np.array([labels[k] for k in known.tolist()], np.int16)[places], -1)
-
-
-def palette(index: int) -> Color:
-    """Pascal VOC's colour of a label: the bits of the index dealt out to red, green and blue, highest first."""
-    color = [0, 0, 0]
-    for bit in range(8):
-        color[bit % 3] |= (index >> bit & 1) << (7 - bit // 3)
-    return color[0], color[1], color[2]
 
 
 def open_picture(path: Path) -> Image.Image:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from densessl.data.palette import palette
 from densessl.errors import UserError
-from densessl.segmentation.datasets.files import IGNORE, palette
+from densessl.segmentation.datasets.files import IGNORE
 from densessl.segmentation.datasets.pairs import Pairs, lookup_of, pair_up
 from densessl.trees import incomplete
 

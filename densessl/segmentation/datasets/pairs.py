@@ -10,14 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from densessl.data.palette import Color
 from densessl.errors import UserError
-from densessl.segmentation.datasets.files import (
-    IGNORE,
-    Color,
-    open_picture,
-    read_mask,
-    read_picture,
-)
+from densessl.segmentation.datasets.files import IGNORE, open_picture, read_mask, read_picture
 from densessl.trees import few, incomplete
 
 log = logging.getLogger("densessl")

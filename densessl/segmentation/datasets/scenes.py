@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from densessl.data.palette import palette
 from densessl.data.scenes import Scenes
-from densessl.segmentation.datasets.files import palette
 
 COUNTS = {"train": 400, "val": 100}
 

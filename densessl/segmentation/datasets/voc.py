@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from densessl.data.palette import palette
 from densessl.errors import UserError
-from densessl.segmentation.datasets.files import palette, read_mask
+from densessl.segmentation.datasets.files import read_mask
 from densessl.segmentation.datasets.pairs import Pairs, lookup_of, require
 from densessl.trees import few, incomplete
 
