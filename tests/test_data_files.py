@@ -5,17 +5,19 @@ import json
 import logging
 import os
 import tarfile
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from picture_forms import by_numpy, by_pillow, by_tifffile, values
 from PIL import Image
 from test_data_command import encoded, picture
 
 from densessl.commands.data import main
 from densessl.config import Config, PhotometricConfig, load_config
-from densessl.data.decoding import decode
+from densessl.data.decoding import Unreadable, decode
 from densessl.data.layouts import VOC_NAMES, write_scenes
 from densessl.data.loader import Loader
 from densessl.data.multi_crop import MultiCrop
@@ -118,6 +120,51 @@ def test_size_shrinks_and_never_enlarges(tmp_path):
     shards = Shards(shard_files(str(tmp_path / "out")))
     truth = cv2.resize(picture(0, 300, 120), (80, 200), interpolation=cv2.INTER_AREA)
     assert np.abs(decode(shards.stored(0), "x").astype(int) - truth).mean() < 2
+
+
+def test_pictures_of_any_kind_are_packed_byte_for_byte(tmp_path, capsys):
+    """--size shrinks grey and RGB of 8 bits; nobody knows what the others may lose."""
+    root = tmp_path / "pictures"
+    root.mkdir()
+    deep = {
+        "five.tif": by_tifffile(values(5, "uint16"), photometric="minisblack", planarconfig="contig"),
+        "floats.npy": by_numpy(values(2, "float32")),
+        "deep.png": cv2.imencode(".png", values(3, "uint16"))[1].tobytes(),
+        "two.npy": by_numpy(values(2)),
+        "small.tiff": by_tifffile(values(1)[:10, :, 0]),
+    }
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    shrunk = {
+        "clear.png": by_pillow(values(4), "PNG"),
+        "grey.tif": by_tifffile(values(1)[..., 0]),
+        "turned.jpg": by_pillow(values(3), "JPEG", exif=turned),
+    }
+    for name, data in (deep | shrunk).items():
+        (root / name).write_bytes(data)
+    assert main(["pack", str(root), str(tmp_path / "as they are"), "--workers", "0"]) == 0
+    capsys.readouterr()
+    assert sorted(members(tmp_path / "as they are").values()) == sorted((deep | shrunk).values())
+    assert main(["pack", str(root), str(tmp_path / "out"), "--size", "12", "--workers", "0", "--ordered"]) == 0
+    assert "4 stay larger than 12 pixels: they aren't grey or RGB of 8 bits" in capsys.readouterr().out
+    files = members(tmp_path / "out")
+    assert sorted(set(files.values()) & set(deep.values())) == sorted(deep.values())
+    small = {
+        name.split("_")[1].split(".")[0]: Image.open(io.BytesIO(data)) for name, data in files.items() if ".jpg" in name
+    }
+    assert {name: (image.size, image.mode) for name, image in small.items()} == {
+        "clear": ((18, 12), "RGB"),
+        "grey": ((18, 12), "L"),
+        "turned": ((12, 18), "RGB"),
+    }
+    for pixels in (Pixels(5, ((0, 65_535),)), Pixels(2, percentiles=(0, 100))):
+        images, shards = open_pictures(str(root), pixels), open_pictures(str(tmp_path / "out"), pixels)
+        read = {}
+        for collection in (images, shards):
+            for i in range(len(collection)):
+                with suppress(Unreadable):
+                    read.setdefault(collection.read(i).tobytes(), []).append(collection)
+        assert list(map(len, read.values())) == [2] * (1 if pixels.channels == 5 else 2)
 
 
 def test_classes_of_shards_go_along(tmp_path):

@@ -17,18 +17,20 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 KINDS = {
-    "check": "count and decode all pictures; list what is corrupt, tiny or there twice; mean and deviation",
+    "check": "count and decode all pictures; list what is corrupt, tiny or there twice; what configuration reads them",
     "pack": "write tar shards, shuffled once, without what is unreadable",
     "views": "draw the views that training would see, outlined on their pictures",
     "scenes": "write the built-in scenes to disk, as a folder, as VOC or as COCO",
 }
 ABOUT = {
     "check": """\
-Reads every picture of PATH once, as pretraining would. Pictures with the same pixels are duplicates, whatever the
-format and the metadata of their files. Exit code 1 if any is corrupt.""",
+Reads every picture of PATH once, as it is stored, and prints the configuration that reads them. Pictures with the same
+pixels are duplicates, whatever the format and the metadata of their files; misfits are those that the configuration of
+most can't read. Exit code 1 if any is corrupt or a misfit.""",
     "pack": """\
 Writes OUT/NAME-000000.tar, NAME-000001.tar, ... in WebDataset's form, which data.path takes, each picture as it is
-stored. What shards can't hold, such as BMP, becomes PNG without loss. OUT appears when all of it is written.""",
+stored. What shards can't hold, such as BMP, becomes PNG without loss, and --size shrinks grey and RGB of 8 bits alone.
+OUT appears when all of it is written.""",
     "views": """\
 Takes the first pictures of a run's first epoch through the run's own loader: each with its crops outlined on it, a dot
 at the upper left corner of the view, then the views as they enter the network, but for the normalisation.""",
@@ -79,7 +81,7 @@ def _check(args: argparse.Namespace) -> int:
         _save(contact_sheet(tiles(images, found, args.pictures)), args.sheet)
     if args.list:
         print(f"{args.list}: {findings.write_list(args.list, images, found):,} good pictures")
-    return 1 if found.corrupt else 0
+    return 1 if found.corrupt or len(found.misfits()) else 0
 
 
 def _pack(args: argparse.Namespace) -> int:
@@ -99,6 +101,8 @@ def _pack(args: argparse.Namespace) -> int:
     print(f"{args.out}: {packed.pictures:,} pictures in {packed.shards:,} shards, {packed.bytes / 1e9:.3g} GB")
     if packed.encoded:
         print(f"{packed.encoded:,} of them encoded anew, the others as they were")
+    if packed.large:
+        print(f"{packed.large:,} stay larger than {args.size} pixels: they aren't grey or RGB of 8 bits")
     if packed.unreadable:
         print(f"{packed.unreadable:,} unreadable ones left out")
     print(f"to train on them: 'data.path={args.out}/{args.name}-*.tar'")
@@ -152,7 +156,7 @@ def _arguments(kind: str, words: Sequence[str]) -> argparse.Namespace:
         number("pictures", 60, "on the contact sheet")
         add("--out", type=Path, metavar="FOLDER", help="for check.json and complete lists of what is wrong")
         add("--sheet", type=Path, metavar="FILE.png", help="a contact sheet, what is bad in red")
-        add("--list", type=Path, metavar="FILE", help="the paths of the good: no corrupt, tiny or repeated one")
+        add("--list", type=Path, metavar="FILE", help="the paths of the good: no corrupt, odd, tiny or repeated one")
     if kind in ("pack", "scenes"):
         add("out", type=Path, metavar="OUT", help="a folder that is empty or not there yet")
         number("seed", 0, "of the order" if kind == "pack" else "of the scenes", 0)

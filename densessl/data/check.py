@@ -1,4 +1,4 @@
-"""The survey of a collection: what is corrupt, tiny or there twice; sizes, forms, mean and deviation."""
+"""The survey of a collection: what is corrupt, tiny or there twice; sizes, forms, and what reads it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import math
 from collections import Counter
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
+from densessl.data.advice import Advice, advise
 from densessl.data.decoding import Unreadable
 from densessl.data.in_order import in_order
 from densessl.data.loader import FEW
 from densessl.data.pictures import Pictures
+from densessl.data.raster import Kind, upright
 from densessl.data.stored import form_of, read_stored
+from densessl.data.values import Values, values_of
 
 CHUNK = 32  # pictures that a worker does at a time
 FREQUENT = 5  # sizes that are told
@@ -28,14 +30,6 @@ class Span(NamedTuple):
     most: int
 
 
-class Moments(NamedTuple):
-    """Of all pixels of the pictures with as many channels as most have; values in [0, 1]."""
-
-    pictures: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-
 class Survey(NamedTuple):
     """What `survey` found. Rows count the collection from 0, in its order."""
 
@@ -47,20 +41,38 @@ class Survey(NamedTuple):
     height: Span | None
     frequent: list[tuple[int, int, int]]  # width, height, pictures
     forms: Counter[str]  # how the readable ones are stored
-    moments: Moments | None
+    kinds: list[Kind]
+    kind: np.ndarray  # (pictures,) uint16: the place of each one's in the list, from 1; 0 where it is corrupt
+    advice: Advice | None  # None where nothing is readable
+
+    def kind_of(self, row: int) -> Kind:
+        """Of a picture that isn't corrupt."""
+        return self.kinds[self.kind[row] - 1]
+
+    def count(self, kind: Kind) -> int:
+        """Pictures of it."""
+        return int((self.kind == self.kinds.index(kind) + 1).sum())
+
+    def misfits(self) -> np.ndarray:
+        """(N,) rows, rising, of what a run with the advice couldn't read, though it isn't corrupt."""
+        if not self.advice:
+            return np.empty(0, np.int64)
+        wrong = [bool(self.advice.pixels.misfit(kind)) for kind in self.kinds]
+        return np.flatnonzero(np.array([False, *wrong])[self.kind])
 
     def good(self) -> np.ndarray:
-        """(pictures,) bool: readable, not tiny, and the first of its kind."""
+        """(pictures,) bool: readable with the advice, not tiny, and the first of its kind."""
         good = np.ones(self.pictures, bool)
-        good[list(self.corrupt)] = good[self.tiny] = good[self.duplicates[:, 0]] = False
+        good[list(self.corrupt)] = good[self.misfits()] = good[self.tiny] = good[self.duplicates[:, 0]] = False
         return good
 
     def needed(self) -> float:
-        """The smallest data.unreadable, in ten thousandths, with which a run that meets all of them goes on."""
-        share = math.ceil(len(self.corrupt) / self.pictures * 10_000)
-        while int(share / 10_000 * self.pictures) < len(self.corrupt):  # as the loader counts
+        """The smallest data.unreadable, in ten thousandths, with which a run that meets all pictures goes on."""
+        unreadable = len(self.corrupt) + len(self.misfits())
+        share = math.ceil(unreadable / self.pictures * 10_000)
+        while int(share / 10_000 * self.pictures) < unreadable:  # as the loader counts
             share += 1
-        return share / 10_000 if len(self.corrupt) > FEW else 0.0
+        return share / 10_000 if unreadable > FEW else 0.0
 
 
 class _Part(NamedTuple):
@@ -70,21 +82,23 @@ class _Part(NamedTuple):
     digests: np.ndarray  # (n,) uint64; 0 where unreadable
     reasons: dict[int, str]
     forms: Counter[str]
-    sums: dict[int, np.ndarray]  # number of channels: see _sums
+    kinds: list[Kind | None]
+    values: dict[Kind, Values]
 
 
 def survey(images: Pictures, *, tiny: int = 64, workers: int = 0) -> Survey:
-    """Reads every picture once; ``tiny`` ones have a shorter side of fewer pixels.
+    """Reads every picture once, as it is stored; ``tiny`` ones have a shorter side of fewer pixels.
 
-    Duplicates have the same pixels as they are read, whatever the file's format and metadata: 64 bits of SHA-256 say
-    so, which are wrong once in 4,000 collections of 100 million. Keeps 12 bytes a picture, about as many more for a
-    moment at the end, and the row and reason of each corrupt one.
+    Duplicates have the same pixels, whatever the file's format and metadata: 64 bits of SHA-256 say so, which are wrong
+    once in 4,000 collections of 100 million. Keeps 14 bytes a picture, about as many more for a moment at the end, and
+    the row and reason of each corrupt one.
     """
     count = len(images)
     sizes, digests = np.zeros((count, 2), np.uint16), np.zeros(count, np.uint64)
+    kind, numbers = np.zeros(count, np.uint16), dict[Kind | None, int]({None: 0})
     corrupt: dict[int, str] = {}
     forms: Counter[str] = Counter()
-    sums: dict[int, np.ndarray] = {}
+    values: dict[Kind, Values] = {}
     reasons: dict[str, str] = {}  # one string for all that are equal
     parts = in_order(
         lambda chunk: _look(images, range(chunk * CHUNK, min((chunk + 1) * CHUNK, count))),
@@ -97,59 +111,41 @@ def survey(images: Pictures, *, tiny: int = 64, workers: int = 0) -> Survey:
         rows = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
         sizes[rows], digests[rows] = part.sizes, part.digests
         corrupt |= {row: reasons.setdefault(reason, reason) for row, reason in part.reasons.items()}
+        kind[rows] = [numbers.setdefault(one, len(numbers)) for one in part.kinds]
         forms += part.forms
-        for channels, values in part.sums.items():
-            sums[channels] = sums.get(channels, 0) + values
+        for one, found in part.values.items():
+            values.setdefault(one, values_of(one)).merge(found)
     width, height, frequent = _spans(sizes)
     shorter = sizes.min(1)
     small = np.flatnonzero((shorter > 0) & (shorter < tiny))
     del sizes, shorter
-    return Survey(count, corrupt, small, _duplicates(digests), width, height, frequent, forms, _moments(sums))
+    twice, kinds = _duplicates(digests), [one for one in numbers if one]
+    return Survey(count, corrupt, small, twice, width, height, frequent, forms, kinds, kind, advise(values))
 
 
 def _look(images: Pictures, rows: range) -> _Part:
-    part = _Part(np.zeros((len(rows), 2), np.uint16), np.zeros(len(rows), np.uint64), {}, Counter(), {})
+    part = _Part(np.zeros((len(rows), 2), np.uint16), np.zeros(len(rows), np.uint64), {}, Counter(), [], {})
     for place, row in enumerate(rows):
         try:
-            picture, data = read_stored(images, row)
+            raster, data = read_stored(images, row)
         except Unreadable as error:
             part.reasons[row] = error.reason
+            part.kinds.append(None)
             continue
+        picture, kind = upright(np.ascontiguousarray(raster.opaque()), raster.turn), raster.kind
         part.sizes[place] = np.minimum(picture.shape[:2], 65_535)
         part.digests[place] = _digest(picture)
-        channels = 1 if picture.ndim == 2 else picture.shape[2]
-        form = form_of(data) if data else None
-        part.forms[str(form or f"{channels} channels, {picture.dtype}")] += 1
-        part.sums[channels] = part.sums.get(channels, 0) + _sums(picture)
+        part.forms[f"{' '.join(form_of(data)).strip()}: {kind}"] += 1
+        part.kinds.append(kind)
+        part.values.setdefault(kind, values_of(kind)).add(picture, row)
     return part
 
 
 def _digest(picture: np.ndarray) -> int:
-    """64 bits, never 0, of shape, type and pixels."""
+    """64 bits, never 0, of shape, type and pixels, which lie in order."""
     digest = hashlib.sha256(f"{picture.shape} {picture.dtype}".encode())  # which processors have instructions for
-    digest.update(np.ascontiguousarray(picture).data)
+    digest.update(picture.data)
     return int.from_bytes(digest.digest()[:8]) or 1
-
-
-def _sums(picture: np.ndarray) -> np.ndarray:
-    """(4, C) float64 for each channel: pictures, pixels, the sum of their values in [0, 1] and that of their squares.
-
-    From OpenCV's mean and deviation, whose sums are whole numbers for pixels of 8 bits.
-    """
-    mean, std = (values.ravel() for values in cv2.meanStdDev(picture))
-    top = np.iinfo(picture.dtype).max if picture.dtype.kind in "iu" else 1
-    mean, std = mean / top, std / top
-    pixels = picture.shape[0] * picture.shape[1]
-    return np.stack([np.ones_like(mean), np.full_like(mean, pixels), pixels * mean, pixels * (mean**2 + std**2)])
-
-
-def _moments(sums: dict[int, np.ndarray]) -> Moments | None:
-    if not sums:
-        return None
-    pictures, pixels, first, second = max(sums.values(), key=lambda values: values[0, 0])
-    mean = first / pixels
-    std = np.sqrt(np.maximum(second / pixels - mean**2, 0))
-    return Moments(int(pictures[0]), tuple(mean.tolist()), tuple(std.tolist()))
 
 
 def _spans(sizes: np.ndarray) -> tuple[Span | None, Span | None, list[tuple[int, int, int]]]:

@@ -11,8 +11,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from densessl.data.check import Survey
-from densessl.data.decoding import Unreadable
+from densessl.data.decoding import RGB, Unreadable
 from densessl.data.pictures import Pictures
+from densessl.data.pixels import Pixels
+from densessl.data.raster import Raster, upright
+from densessl.data.stored import read_stored
 
 SIDE, GAP, LINE, COLUMNS = 128, 6, 15, 10  # pixels of a picture, between them, of a line of text; pictures in a row
 BAD = (200, 20, 30)
@@ -25,7 +28,9 @@ class Tile(NamedTuple):
 
 
 def as_rgb(picture: np.ndarray) -> np.ndarray:
-    """(h, w, 3) of (h, w, C): one channel as grey, two as red and green, of more the first three."""
+    """(h, w, 3) of 8 bits from 8 or 16: one channel as grey, two as red and green, of more the first three."""
+    if picture.dtype == np.uint16:
+        picture = (picture >> 8).astype(np.uint8)
     missing = 3 - picture.shape[2]
     if missing == 2:
         return np.repeat(picture, 3, 2)
@@ -33,9 +38,14 @@ def as_rgb(picture: np.ndarray) -> np.ndarray:
 
 
 def tiles(images: Pictures, found: Survey, count: int) -> list[Tile]:
-    """About ``count`` pictures spread evenly over the collection, then a row of what is wrong and not among them."""
+    """About ``count`` pictures spread evenly over the collection, then a row of what is wrong and not among them.
+
+    They are shown as the advice reads them, and misfits from the least to the most that they hold.
+    """
     rows = np.unique(np.linspace(0, found.pictures - 1, min(count, found.pictures)).round().astype(int)).tolist()
-    wrong = list(found.corrupt)[:COLUMNS] + found.tiny[:COLUMNS].tolist() + found.duplicates[:COLUMNS, 0].tolist()
+    odd = set(found.misfits().tolist())
+    wrong = list(found.corrupt)[:COLUMNS] + sorted(odd)[:COLUMNS]
+    wrong += found.tiny[:COLUMNS].tolist() + found.duplicates[:COLUMNS, 0].tolist()
     rows += [row for row in dict.fromkeys(wrong) if row not in rows][:COLUMNS]
     small, first = set(found.tiny.tolist()), dict(found.duplicates.tolist())
     made = []
@@ -43,15 +53,24 @@ def tiles(images: Pictures, found: Survey, count: int) -> list[Tile]:
         fault, picture = found.corrupt.get(row, ""), None
         if not fault:
             try:
-                picture = as_rgb(images.read(row))
+                picture = _shown(read_stored(images, row)[0], found)
             except Unreadable as error:  # since it was checked
                 fault = error.reason
-        if picture is not None and row in small:
+        if picture is not None and row in odd:
+            fault = str(found.kind_of(row))
+        elif picture is not None and row in small:
             fault = f"{picture.shape[1]} x {picture.shape[0]}"
         elif row in first:
             fault = f"= {os.path.basename(images.path(first[row]))}"
         made.append(Tile(os.path.basename(images.path(row)), picture, fault))
     return made
+
+
+def _shown(raster: Raster, found: Survey) -> np.ndarray:
+    pixels = found.advice.pixels if found.advice else RGB
+    if pixels.misfit(raster.kind):
+        pixels = Pixels(raster.kind.channels, percentiles=(0, 100))
+    return as_rgb(upright(pixels.fitted(raster), raster.turn))
 
 
 def contact_sheet(shown: Sequence[Tile]) -> Image.Image:

@@ -17,23 +17,25 @@ from densessl.data.decoding import Unreadable
 from densessl.data.in_order import in_order
 from densessl.data.new_folder import new_folder
 from densessl.data.pictures import Pictures
-from densessl.data.sources.shards import ENDINGS, Shards
+from densessl.data.raster import upright
+from densessl.data.sources.shards import Shards
 from densessl.data.stored import form_of, read_stored
 from densessl.errors import UserError
 
 QUALITY = 95  # of JPEG
-FORMATS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "TIFF": "tif", "BMP": "bmp"}  # Pillow's
+FORMATS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "TIFF": "tif", "npy": "npy"}  # that shards hold
 log = logging.getLogger("densessl")
 
 
 class Packed(NamedTuple):
-    """What `pack` wrote: shards, pictures and bytes; and how many pictures were unreadable, and written anew."""
+    """What `pack` wrote: shards, pictures, bytes; how many pictures were unreadable, written anew, and left large."""
 
     shards: int
     pictures: int
     bytes: int
     unreadable: int
     encoded: int
+    large: int
 
 
 class Member(NamedTuple):
@@ -43,7 +45,8 @@ class Member(NamedTuple):
     ending: str
     data: bytes
     label: int  # -1: none
-    encoded: bool  # not the bytes as they were
+    encoded: bool = False  # not the bytes as they were
+    large: bool = False  # larger than they should be
 
 
 def pack(
@@ -59,9 +62,11 @@ def pack(
     """Writes ``out``/NAME-000000.tar and so on, of at most ``shard_size`` bytes unless one picture alone has more.
 
     The order is drawn from ``seed``, or is that of the collection for None. Keys are the place in that order and what
-    the picture was called; class numbers that shards have go along as KEY.cls. Bytes are kept, but of pictures whose
-    shorter side is above ``size``, and of forms that shards can't hold, which become PNG of the pixels that are read.
-    Every picture is decoded once; unreadable ones are named and left out. Raises UserError.
+    the picture was called; class numbers that shards have go along as KEY.cls. Files are kept byte for byte, but for
+    grey and RGB of 8 bits whose shorter side is above ``size``: they are shrunk to JPEG, upright and without an alpha.
+    Of other numbers and channels nobody knows what may be lost, and they stay large. BMP, GIF and scenes, which shards
+    don't hold, become PNG of their pixels. Every picture is decoded once; unreadable ones are named and left out.
+    Raises UserError.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise UserError(f"--name {name}: letters, digits, - and _ make names of shards")
@@ -69,7 +74,7 @@ def pack(
     if seed is not None:
         order = np.random.default_rng(seed).permutation(order)
     digits = len(str(max(0, len(images) - 1)))
-    pictures = unreadable = encoded = 0
+    pictures = unreadable = encoded = large = 0
     with new_folder(out) as part:
         with _Writer(part, name, shard_size) as writer:
             members = in_order(lambda place: _member(images, int(order[place]), size), len(order), workers, "packed")
@@ -83,34 +88,35 @@ def pack(
                 if member.label >= 0:
                     files[f"{key}.cls"] = str(member.label).encode()
                 writer.add(files)
-                pictures, encoded = pictures + 1, encoded + member.encoded
+                pictures, encoded, large = pictures + 1, encoded + member.encoded, large + member.large
         if not pictures:
             raise UserError(f"{out}: none of the {len(images)} pictures is readable; there is nothing to pack")
-        return Packed(writer.shards, pictures, writer.bytes, unreadable, encoded)
+        return Packed(writer.shards, pictures, writer.bytes, unreadable, encoded, large)
 
 
 def _member(images: Pictures, row: int, size: int | None) -> Member | Unreadable:
     try:
-        picture, data = read_stored(images, row)
+        raster, data = read_stored(images, row)
     except Unreadable as error:
         return error
-    form = form_of(data) if data else None
-    ending = FORMATS.get(form.format, "") if form else ""
     source = getattr(images, "source", None)
     label = int(source.index[row]["label"]) if isinstance(source, Shards) else -1
-    stem = _stem(images.path(row))
-    shorter = min(picture.shape[:2])
-    if size and shorter > size:
+    stem, ending = _stem(images.path(row)), FORMATS.get(form_of(data)[0])
+    shorter = min(raster.picture.shape[:2])
+    large = bool(size) and shorter > size
+    if large and raster.kind.dtype == "uint8" and raster.kind.channels in (1, 3):
+        picture = upright(np.ascontiguousarray(raster.opaque()), raster.turn)
         height, width = (round(side * size / shorter) for side in picture.shape[:2])
         small = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
-        return Member(stem, "jpg", _encoded(".jpg", small), label, True)
-    if not data or ending.encode() not in ENDINGS:
-        return Member(stem, "png", _encoded(".png", picture), label, True)
-    return Member(stem, ending, data, label, False)
+        return Member(stem, "jpg", _encoded(".jpg", small), label, encoded=True)
+    if not ending:
+        return Member(stem, "png", _encoded(".png", raster.opaque()), label, encoded=True)
+    return Member(stem, ending, data, label, large=large)
 
 
 def _encoded(ending: str, picture: np.ndarray) -> bytes:
-    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    """Of grey, (h, w) or (h, w, 1), or RGB."""
+    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR) if picture.shape[2:] == (3,) else picture
     return cv2.imencode(ending, bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
 
 

@@ -74,7 +74,7 @@ class Scenes:
         shapes = rle.encode(np.asfortranarray(numbers[..., None] == np.arange(1, len(names) + 1), np.uint8))
         return [(name, shape) for name, shape in zip(names, shapes, strict=True) if rle.area(shape) >= LEAST]
 
-    def read(self, i: int) -> np.ndarray:
+    def read(self, i: int, reduction: object = None) -> np.ndarray:
         """(size, size, 3) uint8 RGB. Kept once drawn, 77 kB at 160 pixels: drawing takes longer than all its crops."""
         if i not in self._drawn:
             self._drawn[i] = self._draw(i)

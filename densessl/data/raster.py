@@ -1,0 +1,79 @@
+"""A raster: the channels of a picture as its file holds them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+PIXELS_MOST = 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else 1 << 28  # where Pillow speaks of a bomb
+BYTES_MOST = 4 * PIXELS_MOST
+TURNS: dict[Any, Any] = {  # of EXIF and TIFF: how the stored picture becomes upright
+    2: lambda p: p[:, ::-1],
+    3: lambda p: p[::-1, ::-1],
+    4: lambda p: p[::-1],
+    5: lambda p: p.swapaxes(0, 1),
+    6: lambda p: p.swapaxes(0, 1)[:, ::-1],
+    7: lambda p: p[::-1, ::-1].swapaxes(0, 1),
+    8: lambda p: p.swapaxes(0, 1)[::-1],
+}
+
+
+class Unreadable(Exception):
+    """A file that is no picture: its path and the reason."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class Kind(NamedTuple):
+    """What decides which configuration reads a picture."""
+
+    channels: int  # without an alpha
+    dtype: str
+    alpha: bool  # one more channel, which is none of the picture's but where it is asked for
+    array: bool  # .npy, which unlike formats of pictures doesn't say that the largest 16-bit number is white
+
+    def __str__(self) -> str:
+        return f"{self.channels} channel{'s' * (self.channels > 1)} of {self.dtype}{' and an alpha' * self.alpha}"
+
+
+class Raster(NamedTuple):
+    """(h, w, C) of any numbers, colours as RGB; whether the last channel is an alpha; EXIF's orientation."""
+
+    picture: np.ndarray
+    alpha: bool = False
+    turn: Any = 1
+    array: bool = False
+
+    @property
+    def kind(self) -> Kind:
+        return Kind(self.picture.shape[2] - self.alpha, self.picture.dtype.name, self.alpha, self.array)
+
+    def opaque(self) -> np.ndarray:
+        """The picture without its alpha."""
+        return self.picture[..., :-1] if self.alpha else self.picture
+
+
+def upright(picture: np.ndarray, turn: Any) -> np.ndarray:
+    """What EXIF's orientation asks for; as it is where that is no number from 2 to 8."""
+    return np.ascontiguousarray(TURNS[turn](picture)) if turn in range(2, 9) else picture
+
+
+def checked(path: str, shape: tuple[int, ...], itemsize: int = 1) -> None:
+    """Raises Unreadable for a picture without pixels, or too large to be held."""
+    if not all(shape):
+        raise Unreadable(path, f"{' x '.join(map(str, shape))} pixels: nothing is in it")
+    if np.prod(shape, dtype=float) * itemsize > BYTES_MOST:
+        size = f"{' x '.join(map(str, shape))} values take {np.prod(shape, dtype=float) * itemsize / 1e6:,.0f} MB"
+        raise Unreadable(path, f"{size}, and {BYTES_MOST / 1e6:.0f} are read at most; cut it into tiles")
+
+
+def channels_last(array: np.ndarray) -> np.ndarray:
+    """(h, w, C) of (C, h, w) too: the channels are the shorter end."""
+    return np.moveaxis(array, 0, 2) if array.ndim == 3 and array.shape[0] < array.shape[2] else array

@@ -1,0 +1,91 @@
+"""Pictures as TIFF, of any number of channels."""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+from typing import Any
+
+import numpy as np
+import tifffile
+from PIL import Image
+
+from densessl.data.raster import Raster, Unreadable, channels_last, checked, upright
+
+STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+ORIENTATION = 274
+CHANNELS = (
+    "CSEIQ"  # axes of channels: called channel, sample or wavelength; or nothing, as pages that follow each other
+)
+LYING = (5, 6, 7, 8)  # orientations of what is stored on its side
+ALPHAS = (1, 2)  # kinds of extra samples: multiplied with the colours or not
+COLOURS = {"P": "RGB", "PA": "RGBA", "CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB", "1": "L"}  # of Pillow's modes
+BACK = {6: 8, 8: 6}  # the turn that undoes a turn; the others undo themselves
+logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)  # broken files are named by our own log
+
+
+def read_tiff(data: bytes, path: str) -> Raster:
+    """The first picture of the file, its channels pixel by pixel, in planes or in pages.
+
+    Raises Unreadable, and whatever tifffile raises for a broken file.
+    """
+    with tifffile.TiffFile(io.BytesIO(data), _multifile=False) as file:
+        series = file.series[0]
+        page: Any = series.keyframe
+        checked(path, series.shape, series.dtype.itemsize)
+        checked(path, page.chunks, series.dtype.itemsize)  # a tile may be larger than the picture
+        if not _whole(file, series, data):
+            raise Unreadable(path, "cut short")
+        sizes = [(axis, n) for axis, n in zip(series.axes, series.shape, strict=True) if n > 1 or axis in "YX"]
+        axes = "".join(axis for axis, _ in sizes)
+        if len(axes) > 3 or axes.strip(CHANNELS) != "YX":
+            named = ", ".join(f"{name} {n}" for name, n in zip(series.dims, series.shape, strict=True))
+            raise Unreadable(path, f"a stack of {named}; height, width and channels make a picture")
+        turn = page.tags[ORIENTATION].value if ORIENTATION in page.tags else 1
+        if page.photometric > tifffile.PHOTOMETRIC.RGB or page.bitspersample < 8:
+            what = f"{page.photometric!r} of {page.bitspersample} bits in {len(series)} pages"
+            return _by_pillow(data, path, series, turn, f"{what}; grey and RGB are read in all forms")
+        try:
+            picture = series.asarray(maxworkers=1).reshape([n for _, n in sizes])
+        except (ValueError, ImportError) as error:
+            if isinstance(error, ValueError) and "imagecodecs" not in str(error):
+                raise
+            needed = f"{page.compression!r} needs imagecodecs: pip install 'densessl[tiff]'"
+            return _by_pillow(data, path, series, turn, needed)
+    if axes[0] == "Q":  # what tifffile calls the first axis of an array that it was told nothing of
+        picture = channels_last(picture)
+    elif axes[0] in CHANNELS:
+        picture = np.moveaxis(picture, 0, 2)
+    if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and picture.dtype.kind == "u":
+        picture = np.iinfo(picture.dtype).max - picture
+    return Raster(picture, "S" in axes and page.extrasamples[-1:] in [(kind,) for kind in ALPHAS], turn)
+
+
+def _whole(file: Any, series: Any, data: bytes) -> bool:
+    """Whether all pages are there, the one that the last page points to if any, and all their pieces."""
+    at = file.pages.next_page_offset
+    ends = [int.from_bytes(data[at : at + file.tiff.offsetsize], "big" if file.byteorder == ">" else "little")]
+    for page in series:
+        if page is None or len(page.dataoffsets) < math.prod(page.chunked):
+            return False
+        ends += map(sum, zip(page.dataoffsets, page.databytecounts, strict=True))
+    return max(ends) <= len(data)
+
+
+def _by_pillow(data: bytes, path: str, series: Any, turn: Any, otherwise: str) -> Raster:
+    """What tifffile makes no colours of, and what it needs imagecodecs for: one page of 8 bits, or of grey.
+
+    Raises Unreadable with the reason ``otherwise`` where Pillow wouldn't read all of it either.
+    """
+    page = series.keyframe
+    try:
+        image = Image.open(io.BytesIO(data), formats=("TIFF",))
+    except Image.UnidentifiedImageError:
+        raise Unreadable(path, otherwise) from None
+    wide = page.photometric == tifffile.PHOTOMETRIC.MINISBLACK and image.mode in ("I;16", "I;16B", "F")
+    whole = wide if page.bitspersample > 8 else page.dtype.kind in "bu"
+    if not whole or len(series) > 1 or len(image.getbands()) != page.samplesperpixel:
+        raise Unreadable(path, otherwise)
+    picture = np.array(image.convert(COLOURS.get(image.mode, image.mode)))  # upright already
+    return Raster(upright(picture, BACK.get(turn, turn)), image.mode in ("LA", "PA", "RGBA"), turn)

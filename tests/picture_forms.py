@@ -1,0 +1,230 @@
+"""Pictures in every form of file that can be read, each with what another library says is in it."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import tifffile
+from PIL import Image, ImageOps
+
+HEIGHT, WIDTH = 24, 36
+
+
+class Form(NamedTuple):
+    data: bytes
+    truth: np.ndarray  # (h, w, C), alpha and all, upright
+    alpha: bool = False
+    array: bool = False
+    off: int = 0  # grey levels that decoders may differ by
+
+
+def values(channels: int, dtype: str = "uint8") -> np.ndarray:
+    """(24, 36, channels), smooth enough for JPEG; of floats some are no numbers."""
+    rng = np.random.default_rng(channels)
+    coarse = rng.random((4, 6, channels)).repeat(6, 0).repeat(6, 1)
+    unit = 0.9 * coarse + 0.1 * rng.random((HEIGHT, WIDTH, channels))
+    kind = np.dtype(dtype)
+    if kind.kind == "b":
+        return unit > 0.5
+    if kind.kind == "f":
+        picture = (unit * 40 - 10).astype(kind)
+        picture[0, :4, 0] = np.nan, np.inf, -np.inf, 0
+        return picture
+    info = np.iinfo(kind)
+    return (info.min + unit * (float(info.max) - info.min)).astype(kind)
+
+
+def by_pillow(picture: np.ndarray | Image.Image, form: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def by_tifffile(picture: np.ndarray, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, picture, **options)
+    return buffer.getvalue()
+
+
+def by_numpy(picture: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, picture)
+    return buffer.getvalue()
+
+
+def forms() -> dict[str, Form]:
+    """By name."""
+    return _pillow() | _sixteen() | _tiff() | _numpy()
+
+
+def _seen(data: bytes, mode: str, alpha: bool = False, off: int = 0) -> Form:
+    """As Pillow sees it, turned as EXIF asks."""
+    image = Image.open(io.BytesIO(data))
+    upright = np.array(ImageOps.exif_transpose(image).convert(mode))
+    return Form(data, np.atleast_3d(upright), alpha, off=off)
+
+
+def _pillow() -> dict[str, Form]:
+    rgb, rgba = Image.fromarray(values(3)), Image.fromarray(values(4))
+    grey, la = rgb.convert("L"), rgba.convert("LA")
+    few, cmyk, bits = rgb.quantize(9), rgb.convert("CMYK"), rgb.convert("1")
+    found = {
+        f"{form} {name}": _seen(by_pillow(image, form, **options), mode, off=3 * (form == "JPEG"))
+        for form, name, image, mode, options in [
+            ("JPEG", "RGB", rgb, "RGB", {"quality": 98, "subsampling": 0}),
+            ("JPEG", "progressive", rgb, "RGB", {"quality": 98, "subsampling": 0, "progressive": True}),
+            ("JPEG", "grey", grey, "L", {"quality": 98}),
+            ("JPEG", "CMYK", cmyk, "RGB", {"quality": 98}),
+            ("PNG", "RGB", rgb, "RGB", {}),
+            ("PNG", "grey", grey, "L", {}),
+            ("PNG", "palette", few, "RGB", {}),
+            ("PNG", "1 bit", bits, "L", {}),
+            ("WEBP", "RGB", rgb, "RGB", {"lossless": True}),
+            ("BMP", "RGB", rgb, "RGB", {}),
+            ("BMP", "grey", grey, "L", {}),
+            ("BMP", "palette", few, "RGB", {}),
+            ("GIF", "palette", few, "RGB", {}),
+            ("TIFF", "RGB", rgb, "RGB", {}),
+            ("TIFF", "LZW", rgb, "RGB", {"compression": "tiff_lzw"}),
+            ("TIFF", "packbits", rgb, "RGB", {"compression": "packbits"}),
+            ("TIFF", "JPEG", rgb, "RGB", {"compression": "jpeg"}),
+            ("TIFF", "grey LZW", grey, "L", {"compression": "tiff_lzw"}),
+            ("TIFF", "palette", few, "RGB", {}),
+            ("TIFF", "CMYK", cmyk, "RGB", {}),
+            ("TIFF", "CMYK LZW", cmyk, "RGB", {"compression": "tiff_lzw"}),
+            ("TIFF", "1 bit", bits, "L", {}),
+            ("TIFF", "fax", bits, "L", {"compression": "group4"}),
+        ]
+    }
+    for name, image, mode, form, options in [
+        ("PNG RGBA", rgba, "RGBA", "PNG", {}),
+        ("PNG LA", la, "LA", "PNG", {}),
+        ("PNG palette, clear", few, "RGBA", "PNG", {"transparency": 2}),
+        ("PNG RGB, clear", rgb, "RGBA", "PNG", {"transparency": rgb.getpixel((3, 3))}),
+        ("WEBP RGBA", rgba, "RGBA", "WEBP", {"lossless": True, "exact": True}),
+        ("TIFF RGBA", rgba, "RGBA", "TIFF", {}),
+        ("TIFF LA", la, "LA", "TIFF", {}),
+        ("TIFF RGBA LZW", rgba, "RGBA", "TIFF", {"compression": "tiff_lzw"}),
+    ]:
+        found[name] = _seen(by_pillow(image, form, **options), mode, alpha=True)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for form in ("JPEG", "PNG", "WEBP", "TIFF"):
+        options = {"lossless": True} if form == "WEBP" else {"quality": 98, "subsampling": 0} if form == "JPEG" else {}
+        found[f"{form} turned"] = _seen(by_pillow(rgb, form, exif=turned, **options), "RGB", off=3 * (form == "JPEG"))
+    lzw = by_pillow(few, "TIFF", exif=turned, compression="tiff_lzw")
+    return found | {"TIFF palette turned": _seen(lzw, "RGB")}
+
+
+def _sixteen() -> dict[str, Form]:
+    """PNG of 16 bits, most of which Pillow can't read: as they were written."""
+    found = {}
+    for channels, name in ((1, "grey"), (3, "RGB"), (4, "RGBA")):
+        picture = values(channels, "uint16")
+        bgr = picture[..., [2, 1, 0, 3][:channels]] if channels > 1 else picture
+        found[f"PNG 16 bit {name}"] = Form(cv2.imencode(".png", bgr)[1].tobytes(), picture, channels == 4)
+    return found
+
+
+def _tiff() -> dict[str, Form]:
+    """As tifffile reads them, its axes put in order by hand."""
+    pixels = {"photometric": "minisblack", "planarconfig": "contig"}
+    planes = {"photometric": "minisblack", "planarconfig": "separate"}
+    found = {}
+
+    def add(name: str, picture: np.ndarray, alpha: bool = False, first: bool = False, **options: Any) -> None:
+        data = by_tifffile(np.moveaxis(picture, 2, 0) if first else picture, **options)
+        read = tifffile.imread(io.BytesIO(data))
+        read = np.atleast_3d(np.moveaxis(read, 0, 2) if first and read.ndim == 3 else read)
+        np.testing.assert_array_equal(read, picture)
+        found[f"TIFF {name}"] = Form(data, picture, alpha)
+
+    for dtype in ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float16", "float32", "float64"):
+        add(f"{dtype} x 1", values(1, dtype), first=True, photometric="minisblack")
+        for channels in (2, 5):
+            add(f"{dtype} x {channels}", values(channels, dtype), **pixels)
+    for channels in (3, 16):
+        add(f"planes x {channels}", values(channels, "uint16"), first=True, **planes)
+        add(f"pixels x {channels}", values(channels, "uint16"), **pixels)
+        add(f"pages x {channels}", values(channels, "uint16"), first=True, photometric="minisblack", metadata=None)
+    add("of an array", values(5, "uint16"))  # which tifffile writes as 24 pages of 36 x 5
+    add("RGB 16 bit", values(3, "uint16"), photometric="rgb")
+    add("RGBA 16 bit", values(4, "uint16"), alpha=True, photometric="rgb", extrasamples=["unassalpha"])
+    add("RGB and infrared", values(4, "uint16"), photometric="rgb", extrasamples=["unspecified"])
+    add("grey, alpha", values(2, "uint16"), alpha=True, extrasamples=["assocalpha"], **pixels)
+    add("big-endian", values(5, "uint16"), byteorder=">", **pixels)
+    add("big-endian floats", values(5, "float32"), byteorder=">", **pixels)
+    add("BigTIFF", values(5, "uint16"), bigtiff=True, **pixels)
+    add("tiles", values(5, "float32"), tile=(16, 16), **pixels)
+    add("tiles of planes", values(5, "int16"), first=True, tile=(16, 16), compression="zlib", **planes)
+    add("deflate", values(5, "uint16"), compression="zlib", predictor=True, rowsperstrip=5, **pixels)
+    add("ImageJ", values(5, "uint16"), first=True, imagej=True, metadata={"axes": "CYX"})
+    add("OME", values(5, "uint16"), first=True, ome=True, metadata={"axes": "CYX"})
+    for dtype in ("uint8", "uint16"):  # the other way round
+        white, top = values(1, dtype), np.iinfo(dtype).max
+        found[f"TIFF {dtype}, 0 is white"] = Form(by_tifffile(top - white[..., 0], photometric="miniswhite"), white)
+    return found
+
+
+def _numpy() -> dict[str, Form]:
+    """As NumPy reads them."""
+    found = {}
+    for dtype in ("bool", "uint8", "int8", "uint16", "int16", "uint32", "int64", "float16", "float32", "float64"):
+        for channels in (1, 3, 5):
+            picture = values(channels, dtype)
+            data = by_numpy(picture)
+            truth = np.load(io.BytesIO(data))
+            np.testing.assert_array_equal(truth, picture)
+            found[f"npy {dtype} x {channels}"] = Form(
+                data, truth * np.uint8(255) if dtype == "bool" else truth, array=True
+            )
+    picture = values(16, "uint16")
+    found["npy grey"] = Form(by_numpy(picture[..., 0]), picture[..., :1], array=True)
+    found["npy channels first"] = Form(by_numpy(np.moveaxis(picture, 2, 0)), picture, array=True)
+    found["npy by columns"] = Form(by_numpy(np.asfortranarray(picture)), picture, array=True)
+    found["npy big-endian"] = Form(by_numpy(picture.astype(">u2")), picture, array=True)
+    return found
+
+
+def said(data: bytes, **tags: int) -> bytes:
+    """A TIFF that says something else about its first page than is true."""
+    file = io.BytesIO(data)
+    with tifffile.TiffFile(file, mode="r+") as tiff:
+        for name, value in tags.items():
+            tiff.pages.first.tags[name].overwrite(value)
+        return file.getvalue()
+
+
+def huge(side: int = 60_000) -> dict[str, bytes]:
+    """Small files whose headers promise pictures of side x side."""
+    found = {"WebP": b"RIFF" + struct.pack("<I", 22) + b"WEBPVP8X" + struct.pack("<II", 10, 0)}
+    found["WebP"] += max(0, side - 1).to_bytes(3, "little") * 2 + by_pillow(values(3), "WEBP")[12:]
+    png = by_pillow(values(3), "PNG")
+    header = b"IHDR" + struct.pack(">II", side, side) + png[24:29]
+    found["PNG"] = png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:]
+    jpeg = by_pillow(values(3), "JPEG")
+    at = jpeg.index(b"\xff\xc0") + 5
+    found["JPEG"] = jpeg[:at] + struct.pack(">HH", side, side) + jpeg[at + 4 :]
+    bmp = by_pillow(values(3), "BMP")
+    found["BMP"] = bmp[:18] + struct.pack("<ii", side, side) + bmp[26:]
+    gif = by_pillow(Image.fromarray(values(3)).quantize(9), "GIF")
+    found["GIF"] = gif[:6] + struct.pack("<HH", side, side) + gif[10:]
+    size = {"ImageWidth": side, "ImageLength": side}
+    pixels = {"photometric": "minisblack", "planarconfig": "contig"}
+    for name, options in {"": {}, " 64 bit": {"bigtiff": True}, " deflated": {"compression": "zlib"}}.items():
+        found[f"TIFF{name}"] = said(by_tifffile(values(5, "uint16"), **pixels, **options), **size)
+    tiles = by_tifffile(values(5, "uint16"), tile=(16, 16), **pixels)
+    found["TIFF of many tiles"] = said(tiles, **size)
+    found["TIFF of huge tiles"] = said(tiles, TileWidth=side - side % 16, TileLength=side - side % 16)
+    for form in ("tiff_lzw", "group4", "jpeg"):  # by Pillow
+        image = Image.fromarray(values(3)).convert("1" if form == "group4" else "RGB")
+        found[f"TIFF {form}"] = said(by_pillow(image, "TIFF", compression=form), **size)
+    npy = by_numpy(values(1)[..., 0])
+    found["npy"] = npy.replace(f"({HEIGHT}, {WIDTH})".encode(), f"({side}, {side})".encode())
+    chunk = png[:33] + b"\x7f\xff\xff\xff" + png[37:]
+    return found | {"PNG with a huge chunk": chunk}
