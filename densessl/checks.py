@@ -46,6 +46,32 @@ def _divides(batch: int, queue: int) -> None:
         )
 
 
+def upright(method: str, turn: float, flip_vertical: float, compat: str | None = None, **_: Any) -> None:
+    if method == "vicregl" and compat and (turn or flip_vertical):
+        raise ValueError(
+            f"method.compat={compat} with views.turn={turn:g}, views.flip_vertical={flip_vertical:g}: the authors' "
+            "code has no such views, and matches as if none were mirrored; leave method.compat out to match by geometry"
+        )
+
+
+def photometric(colours: bool, where: str, channels: int, scaled: bool) -> None:
+    if colours and channels != 3:
+        raise ValueError(
+            f"photometric.kind=colour with backbone.in_chans={channels}: colours have three channels; use "
+            "photometric.kind=channels or auto"
+        )
+    if colours and scaled:
+        raise ValueError(
+            "photometric.kind=colour changes pictures of 8 bits, and data.range or data.percentiles makes them of 16; "
+            "use photometric.kind=channels or auto, which keeps all 16"
+        )
+    if not colours and where == "device":
+        raise ValueError(
+            "photometric.where=device changes colours alone, and these views are of photometric.kind=channels, as all "
+            "but three channels of 8 bits are; use photometric.where=workers or auto"
+        )
+
+
 CHECKS: dict[str, Callable[..., None]] = {"wmse": wmse, "moco_v2": queue, "densecl": queue, "swav": swav}
 
 CROPS = {

@@ -85,9 +85,9 @@ class ChannelsConfig(Section):
     """Photometrics of pictures whose channels are no colours; values are shares of black to white."""
 
     p: Share = 0.8  # of gain, offset and gamma together
+    gamma: float = Field(default=0.3, ge=0)  # all alike to the power of exp(-gamma) to exp(gamma), then
     gain: Share = 0.4  # every channel times 1 - gain to 1 + gain
     offset: Share = 0.1  # and plus -offset to offset
-    gamma: float = Field(default=0.3, ge=0)  # and, all alike, to the power of exp(-gamma) to exp(gamma)
     noise_p: Share = 0.2
     noise: Share = 0.05  # largest deviation of normal noise
     drop_p: Share = 0.1  # one channel, where there are several, becomes its mean
@@ -103,8 +103,12 @@ class PhotometricConfig(Section):
     blur_sigma: tuple[Positive, Positive] = (0.1, 2.0)
     solarize_p: tuple[Share, Share] = (0.0, 0.2)
     where: Literal["workers", "device", "auto"] = "auto"  # auto: on the device if that is a GPU
-    kind: Literal["colour", "channels", "auto"] = "auto"  # auto: colour of three channels, channels of others
+    kind: Literal["colour", "channels", "auto"] = "auto"  # auto: colour of three channels of 8 bits
     channels: ChannelsConfig = ChannelsConfig()  # of kind channels, in the place of jitter, grey and solarise
+
+    def colours(self, channels: int, scaled: bool) -> bool:
+        """Whether views of so many channels, with ``data.range`` or percentiles or not, are changed as colours are."""
+        return self.kind == "colour" or (self.kind == "auto" and channels == 3 and not scaled)
 
 
 class OptimConfig(Section):
@@ -206,6 +210,10 @@ class Config(Section):
                 f"data.range has {len(self.data.range)} pairs; one for all or {self.backbone.in_chans} are needed, one "
                 "a channel (backbone.in_chans)"
             )
+        checks.upright(self.method.name, self.views.turn, self.views.flip_vertical, **self.method.arguments)
+        scaled = bool(self.data.range or self.data.percentiles)
+        colours = self.photometric.colours(self.backbone.in_chans, scaled)
+        checks.photometric(colours, self.photometric.where, self.backbone.in_chans, scaled)
         return self
 
     def length(self, pictures: int) -> int:

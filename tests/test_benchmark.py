@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from test_criteria import naive_covariance, naive_variance
 from test_methods import naive_local, random_views
 from torch import Tensor, nn
 
 from densessl.backbones import Backbone
 from densessl.benchmark import naive
+from densessl.benchmark.data import PIL
 from densessl.benchmark.made import Sizes, embeddings
 from densessl.benchmark.memory import by_line, by_trying
 from densessl.benchmark.parts import Parts
@@ -21,6 +23,10 @@ from densessl.benchmark.peak import Peak
 from densessl.benchmark.processes import spawned
 from densessl.benchmark.report import commit
 from densessl.commands.benchmark import main
+from densessl.config import load_config
+from densessl.data.decoding import decode
+from densessl.data.multi_crop import MultiCrop
+from densessl.data.scenes import Scenes
 from densessl.errors import UserError
 from densessl.methods.vicregl import VICRegL
 
@@ -223,6 +229,49 @@ def test_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "| micro-batches of 2 | 12 |" in capsys.readouterr().out
 
 
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for i in range(8):
+        Image.fromarray(Scenes(8, size=96).read(i)).save(folder / f"{i}.jpg", quality=95)
+    return folder
+
+
+def test_data(tmp_path: Path, photographs: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """In a process of its own, since it sets the number of threads."""
+    (figures,) = spawned(logged, ["data", "--cfg", "demo", f"data.path={photographs}", "--repeats", "1"], tmp_path)
+    ms = figures["ms"]
+    assert min(ms.values()) > 0
+    assert figures["faster"] == pytest.approx({where: ms["pil"] / ms[where] for where in ("workers", "device")}, 1e-2)
+    assert figures["pictures"] == 8
+    assert "| PIL and torchvision |" in capfd.readouterr().out
+
+
+def test_the_pil_pipeline_makes_the_same_views(photographs: Path) -> None:
+    """As often grey and solarised, as bright and as rough: what is compared is the same work."""
+    cfg = load_config("vicregl_cnx_s", [f"data.path={photographs}", "photometric.where=workers"])
+    pil, ours = PIL(cfg), MultiCrop(cfg.views, cfg.photometric, 0)
+    seen: dict[str, list[list[tuple[float, ...]]]] = {"pil": [], "ours": []}
+    for turn in range(240):
+        file = photographs / f"{turn % 8}.jpg"
+        seen["pil"].append([_looks(view) for view in pil(file.read_bytes())])
+        picture = decode(file.read_bytes(), str(file))
+        crops = (torch.from_numpy(crop.image).permute(2, 0, 1) / 255 for crop in ours(picture, turn, turn % 8))
+        mean, std = (torch.tensor(v)[:, None, None] for v in (cfg.data.mean, cfg.data.std))
+        seen["ours"].append([_looks((crop - mean) / std) for crop in crops])
+    a, b = (torch.tensor(values) for values in seen.values())  # turns, views, what is looked at
+    off = (a.mean(0) - b.mean(0)).abs() / ((a.var(0) + b.var(0)) / len(a) + 1e-9).sqrt()
+    assert off.max() < 4.5, off  # standard errors
+
+
+def _looks(view: Tensor) -> tuple[float, ...]:
+    """Brightness, contrast, whether grey, and roughness (beside which aliasing would show)."""
+    rgb = view * torch.tensor([0.229, 0.224, 0.225])[:, None, None]  # no mean: alike for grey up to a constant
+    spread = (rgb - rgb.mean((1, 2), keepdim=True)).std(0).mean()
+    return view.mean().item(), view.std().item(), float(spread < 1e-3), view.diff(dim=2).abs().mean().item()
+
+
 def test_memory_says_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["memory", "--cfg", "vicregl_r50", "--variants", "micro"]
     assert logged(words, tmp_path)["variants"] == {}
@@ -248,7 +297,7 @@ def test_wrong_words_are_refused(words: list[str], message: str) -> None:
         main(words)
 
 
-@pytest.mark.parametrize("kind", ["criterion", "step", "scale", "memory"])
+@pytest.mark.parametrize("kind", ["criterion", "step", "scale", "memory", "data"])
 def test_help_names_every_option(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main([kind, "--help"])

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from densessl.config import load_config
-from densessl.method_source import method_crops, method_names
 from densessl.errors import UserError
+from densessl.method_source import method_crops, method_names
 from densessl.methods import METHODS
 
 SMALL = "views.small={count: 2, size: 96, scale: [0.1, 0.4]}"

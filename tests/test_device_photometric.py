@@ -119,7 +119,7 @@ def test_grey_comes_before_blur_and_solarise_last() -> None:
 def test_16_bits_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a GPU computes in."""
     images = batch([picture(i) for i in range(12)])
-    draw = Draw(Photometric(STRONG, SIZE, 1))
+    draw = Draw(STRONG, SIZE, 1)
     rows = []
     for i in range(12):
         rows.append(draw(images[i].numpy(), view_rng(0, 0, i, 0))[1])
@@ -136,7 +136,7 @@ def test_16_bits_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
 def both(cfg: PhotometricConfig, number: int, count: int, seeds: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     """`count` views of each of 6 pictures, (6, count, 3, SIZE, SIZE) by the workers and by the device; and the rows."""
     workers = Photometric(cfg, SIZE, number)
-    draw = Draw(workers)
+    draw = Draw(cfg, SIZE, number)
     pictures = [picture(i) for i in range(6)]
     theirs, rows = [], []
     for i in range(6):
@@ -210,7 +210,7 @@ class Noise:
     def __len__(self) -> int:
         return len(self.pictures)
 
-    def read(self, i: int) -> np.ndarray:
+    def read(self, i: int, reduction: object = None) -> np.ndarray:
         return self.pictures[i]
 
 

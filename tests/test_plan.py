@@ -349,7 +349,7 @@ class Slow:
     def path(self, i: int) -> str:
         return str(i)
 
-    def read(self, i: int) -> np.ndarray:
+    def read(self, i: int, reduction: object = None) -> np.ndarray:
         time.sleep(0.02)
         return np.zeros((40, 40, 3), np.uint8)
 

@@ -46,10 +46,11 @@ BOXES = [(0, 0, 120, 160), (7, 11, 96, 96), (3, 30, 60, 61), (20, 5, 33, 44), (9
 
 @pytest.mark.parametrize("box", BOXES)
 @pytest.mark.parametrize("size", [17, 32, 48, 96, 224])
-@pytest.mark.parametrize("flip", [False, True])
-def test_affine_is_where_the_pixels_come_from(box, size, flip):
-    view = take_crop(coordinates(120, 160), box, flip, size)
-    places = centers(affine(box, flip), size)
+@pytest.mark.parametrize("flips", list(itertools.product([False, True], repeat=2)))
+def test_affine_is_where_the_pixels_come_from(box, size, flips):
+    flip, flip_vertical = flips
+    view = take_crop(coordinates(120, 160), box, flip, size, flip_vertical)
+    places = centers(affine(box, flip, flip_vertical), size)
     error = (view - places)[inside(places, box)]
     # OpenCV's cubic weights (a = -0.75) bend a straight line by up to 0.05 px to both sides, averages over broken
     # pixels by up to 0.09.
@@ -68,6 +69,7 @@ def test_affine_maps_the_corners():
     corners = np.array([[0, 0, 1], [1, 1, 1]])
     np.testing.assert_array_equal(corners @ affine((3, 5, 20, 30), False).T, [[3, 5], [23, 35]])
     np.testing.assert_array_equal(corners @ affine((3, 5, 20, 30), True).T, [[3, 35], [23, 5]])
+    np.testing.assert_array_equal(corners @ affine((3, 5, 20, 30), False, True).T, [[23, 5], [3, 35]])
 
 
 def test_all_views_of_a_picture_lie_where_they_say():
@@ -173,9 +175,7 @@ def test_effects_come_as_often_as_configured_and_independently(number):
 
 def test_small_views_are_counted_anew():
     views = ViewsConfig(large=CropsConfig(count=3, size=64, scale=(0.3, 1)), small=VIEWS.small)
-    blurs = [
-        photometric.compose.transforms[2].p for _, _, photometric in MultiCrop(views, PhotometricConfig(), 0).crops
-    ]
+    blurs = [photometric.blur_p for _, _, photometric in MultiCrop(views, PhotometricConfig(), 0).crops]
     assert blurs == [1.0, 0.1, 1.0, 1.0, 0.1, 1.0]
 
 

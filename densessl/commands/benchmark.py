@@ -1,4 +1,4 @@
-"""benchmark: what the criterion, the step, more processes and larger batches cost, on this machine."""
+"""benchmark: what criterion, step, more processes, larger batches and the views of pictures cost on this machine."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ KINDS = {
     "step": "the whole training step against the bare timm backbone",
     "scale": "criterion and communication of a process among 1 to 512",
     "memory": "the largest batch, with and without micro-batches and checkpointing",
+    "data": "views of pictures, by one core, against a plain PIL pipeline",
 }
 ABOUT = {
     "criterion": """\
@@ -34,12 +35,17 @@ receives. The configuration tells no more than how many weights are averaged."""
     "memory": """\
 Peaks of a step at some batches, each in a process of its own, and the largest batch that fits: on a GPU by trying, in
 RAM by a line through the two largest batches.""",
+    "data": """\
+What a loader's worker does for a batch of 8, by one core: ours with colour and blur in the worker, ours with them left
+to the device, and the same views by Pillow and torchvision alone, in turns over up to 100 pictures of data.path. Then
+the parts of ours; on a GPU also what is left to it.""",
 }
 EXAMPLES = {
     "criterion": "benchmark criterion --repeats 9 --naive-repeats 2",
     "step": "benchmark step --cfg vicregl_cnx_s batch=32 precision=bf16",
     "scale": "benchmark scale --batch 16",
     "memory": "benchmark memory --cfg vicregl_cnx_s --batches 16 256 --micro 16 --variants plain micro",
+    "data": "benchmark data --cfg vicregl_cnx_s data.path=MY_PICTURES",
 }
 
 
@@ -117,7 +123,14 @@ def _memory(args: argparse.Namespace) -> Run:
     return figures, memory.tables
 
 
-RUNS = {"criterion": _criterion, "step": _step, "scale": _scale, "memory": _memory}
+def _data(args: argparse.Namespace) -> Run:
+    cfg = load_config(args.cfg, args.overrides)
+    from densessl.benchmark import data
+
+    return data.measure(cfg, args.device, repeats=args.repeats), data.tables
+
+
+RUNS = {"criterion": _criterion, "step": _step, "scale": _scale, "memory": _memory, "data": _data}
 
 
 def _sizes(args: argparse.Namespace) -> Any:

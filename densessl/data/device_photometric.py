@@ -8,9 +8,8 @@ two degrees).
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -57,36 +56,22 @@ def numbers(
 
 
 class Draw(Photometric):
-    """In the place of `photometric` in a worker: leaves the image as it is, and the row says what to do to it.
+    """In a worker: leaves the image as it is, and the row says what to do to it.
 
     All rows of one view number have one width, `width`; the kernel is one number long where nothing is ever blurred.
     """
 
-    def __init__(self, photometric: Photometric) -> None:
-        self.compose = photometric.compose
-        blur: Any = self.compose.transforms[2]
-        widest = blur.blur_limit[1] or 2 * int(3.5 * blur.sigma_limit[1]) + 1
-        self.taps = widest // 2 + 1 if blur.p else 1
+    def __init__(self, cfg: PhotometricConfig, size: int, number: int) -> None:
+        super().__init__(cfg, size, number)
+        self.taps = self.widest // 2 + 1 if self.blur_p else 1
         self.width = KERNEL + self.taps
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, Sequence[float]]:
-        """Draws from `rng` what Photometric would, in its order."""
-        jitter: Any
-        blur: Any
-        jitter, grey, blur, solarise = self.compose.transforms
-        self.compose.set_random_state(rng, random.Random(int(rng.integers(2**63))))
-        self.compose.py_random.random()  # Compose asks first whether to do anything at all
-        order, kernel = [], np.ones(1)
-        if jitter.should_apply():
-            drawn = jitter.get_params()
-            names = ("brightness", "contrast", "saturation", "hue")
-            order = [(names[i], drawn[names[i]]) for i in drawn["order"]]
-        is_grey = grey.should_apply()
-        if blur.should_apply():
-            kernel = blur.get_params_dependent_on_data({}, {})["kernel"]
-        half = kernel[len(kernel) // 2 :].tolist()
+        """Draws from `rng` what Photometric would."""
+        change = self.draw(rng)
+        half = [1.0] if change.kernel is None else change.kernel[len(change.kernel) // 2 :].tolist()
         half += [0.0] * (self.taps - len(half))
-        return image, numbers(order, is_grey, solarise.should_apply(), half)
+        return image, numbers(change.jitter, change.grey, change.solarise, half)
 
 
 def retouch(image: Tensor, rows: Tensor) -> Tensor:

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from densessl.data.crops import affine, crop_box, take_crop
+from densessl.data.channel_photometric import ChannelPhotometric
+from densessl.data.crops import take_view, view_affine
+from densessl.data.decoding import RGB
 from densessl.data.device_photometric import Draw, on_device
 from densessl.data.photometric import Photometric
+from densessl.data.pixels import Pixels
 
 if TYPE_CHECKING:
     from densessl.config import PhotometricConfig, ViewsConfig
@@ -32,25 +35,71 @@ class Crop(NamedTuple):
 class MultiCrop:
     """All crops of a picture: `views.large` first, then `views.small`."""
 
-    def __init__(self, views: ViewsConfig, photometric: PhotometricConfig, seed: int, channels: int = 3) -> None:
-        self.seed = seed
-        self.flip = views.flip
+    def __init__(self, views: ViewsConfig, photometric: PhotometricConfig, seed: int, pixels: Pixels = RGB) -> None:
+        self.views, self.seed = views, seed
         self.crops = [
-            (group.size, group.scale, _photometric(photometric, group.size, number))
+            (group.size, group.scale, _photometric(photometric, pixels, group.size, number))
             for group in (views.large, views.small)
             for number in range(group.count)
         ]
 
     def __call__(self, picture: np.ndarray, epoch: int, index: int) -> Iterator[Crop]:
         """Yield the crops of picture `index`, whose numbers follow from seed, epoch, index and the view's number."""
-        height, width = picture.shape[:2]
-        for number, (size, scale, photometric) in enumerate(self.crops):
-            rng = view_rng(self.seed, epoch, index, number)
-            box = crop_box(rng, height, width, scale)
-            flip = bool(rng.random() < self.flip)
-            yield Crop(*photometric(take_crop(picture, box, flip, size), rng), affine(box, flip))
+        return self.plan(epoch, index).take(picture)
+
+    def plan(self, epoch: int, index: int) -> Plan:
+        return Plan(self, epoch, index)
 
 
-def _photometric(cfg: PhotometricConfig, size: int, number: int) -> Photometric:
-    photometric = Photometric(cfg, size, number)
-    return Draw(photometric) if on_device(cfg) else photometric
+class Plan:
+    """The crops of one picture: drawn when its size is known, taken when its pixels are."""
+
+    def __init__(self, crops: MultiCrop, epoch: int, index: int) -> None:
+        self.crops, self.epoch, self.index = crops, epoch, index
+        self.size, self.smaller = (0, 0), 1
+        self.drawn: list[tuple[np.random.Generator, np.ndarray]] = []
+
+    def reduction(self, height: int, width: int) -> int:
+        """How many times smaller, 1, 2, 4 or 8, the picture may be decoded: each view still shrinks it by 2 or more.
+
+        Its views are drawn then, and their borders, but of turned ones, moved to whole pixels of the smaller picture.
+        """
+        self._draw(height, width)
+        sides = (np.linalg.norm(affine[:, :2], axis=0) for _, affine in self.drawn)
+        least = min(side.min() / size for side, (size, *_) in zip(sides, self.crops.crops, strict=True))
+        self.smaller = next((n for n in (8, 4, 2) if least >= 2 * n), 1)
+        if self.smaller > 1 and not self.crops.views.turn:
+            self.drawn = [(rng, _on_grid(affine, self.smaller, self.size)) for rng, affine in self.drawn]
+        return self.smaller
+
+    def take(self, picture: np.ndarray) -> Iterator[Crop]:
+        """Yield the crops, of the picture as large as `reduction` heard or as much smaller as it said."""
+        whole, smaller = picture.shape[:2] == self.size, self.smaller
+        if whole or picture.shape[:2] != tuple(-(-side // smaller) for side in self.size):
+            smaller = 1
+        if smaller == 1 and not whole:  # it heard of none, or of a broken one that this stands in for
+            self._draw(*picture.shape[:2])
+        for (rng, affine), (size, _, photometric) in zip(self.drawn, self.crops.crops, strict=True):
+            yield Crop(*photometric(take_view(picture, affine / smaller, size), rng), affine)
+
+    def _draw(self, height: int, width: int) -> None:
+        crops, self.size = self.crops, (height, width)
+        rngs = [view_rng(crops.seed, self.epoch, self.index, number) for number in range(len(crops.crops))]
+        places = zip(rngs, crops.crops, strict=True)
+        self.drawn = [(rng, view_affine(rng, crops.views, height, width, scale)) for rng, (_, scale, _) in places]
+
+
+def _on_grid(affine: np.ndarray, step: int, size: tuple[int, int]) -> np.ndarray:
+    """The upright view whose borders are the nearest multiples of `step` in a picture (height, width)."""
+    starts, ends = (affine @ np.array(corner) for corner in ((0, 0, 1), (1, 1, 1)))
+    most = np.array(size) // step * step
+    starts, ends = (np.minimum(np.rint(border / step) * step, most) for border in (starts, ends))
+    return np.column_stack([np.diag(ends - starts), starts]).astype(np.float32)
+
+
+def _photometric(
+    cfg: PhotometricConfig, pixels: Pixels, size: int, number: int
+) -> Photometric | ChannelPhotometric | Draw:
+    if not cfg.colours(pixels.channels, pixels.scaled):
+        return ChannelPhotometric(cfg, size, number)
+    return (Draw if on_device(cfg) else Photometric)(cfg, size, number)

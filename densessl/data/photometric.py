@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import os
-import random
-import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+import cv2
 import numpy as np
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks the network on import
-import albumentations as A
+from albumentations.augmentations.pixel import functional as A
 
 if TYPE_CHECKING:
     from densessl.config import PhotometricConfig
+
+# The operations, without the classes around them, which draw and check for as long as the operations take.
+ADJUST = {
+    "brightness": A.adjust_brightness_torchvision,
+    "contrast": A.adjust_contrast_torchvision,
+    "saturation": A.adjust_saturation_torchvision,
+    "hue": A.adjust_hue_torchvision,
+}
+JITTER = tuple(ADJUST)
+SOLARISED = np.array([value if value < 128 else 255 - value for value in range(256)], np.uint8)
 
 
 def blur_kernel(size: int, sigma: float) -> int:
@@ -29,6 +38,17 @@ def blur_kernel(size: int, sigma: float) -> int:
     return 0 if int(3.5 * sigma) * 2 + 1 <= tenth else max(3, tenth)
 
 
+class Change(NamedTuple):
+    """What is done to one view, in this order."""
+
+    jitter: list[
+        tuple[str, float]
+    ]  # brightness, contrast, saturation: a factor; hue: a share of a turn; in their order
+    grey: bool
+    kernel: np.ndarray | None  # of the blur
+    solarise: bool
+
+
 class Photometric:
     """The photometric part of view `number` of its size, on (H, W, 3) uint8.
 
@@ -39,27 +59,36 @@ class Photometric:
     width = 0  # numbers in a row for the device
 
     def __init__(self, cfg: PhotometricConfig, size: int, number: int) -> None:
-        brightness, contrast, saturation, hue = cfg.jitter
-        kernel = blur_kernel(size, cfg.blur_sigma[1])
-        with warnings.catch_warnings():
-            # A misspelt argument is only warned of, and the default used.
-            warnings.simplefilter("error")
-            self.compose = A.Compose(
-                [
-                    A.ColorJitter(brightness, contrast, saturation, hue, p=cfg.jitter_p),
-                    A.ToGray(p=cfg.grey_p),
-                    A.GaussianBlur(
-                        blur_limit=(kernel, kernel),
-                        sigma_limit=cfg.blur_sigma,
-                        p=cfg.blur_p[number % 2],
-                    ),
-                    A.Solarize(threshold_range=(0.5, 0.5), p=cfg.solarize_p[number % 2]),
-                ]
-            )
+        *factors, hue = cfg.jitter
+        self.low = np.array([*(max(0.0, 1 - factor) for factor in factors), -hue])
+        self.high = np.array([*(1 + factor for factor in factors), hue])
+        self.jitter_p, self.grey_p = cfg.jitter_p, cfg.grey_p
+        self.blur_p, self.solarize_p = cfg.blur_p[number % 2], cfg.solarize_p[number % 2]
+        self.sigma = cfg.blur_sigma
+        self.widest = blur_kernel(size, self.sigma[1]) or 2 * int(3.5 * self.sigma[1]) + 1
+
+    def draw(self, rng: np.random.Generator) -> Change:
+        """What comes of random numbers of `rng` alone, always as many of them."""
+        jitter, grey, blur, solarise, sigma, *shares = rng.random(9)
+        order = rng.permutation(4).tolist()
+        values = (self.low + (self.high - self.low) * shares).tolist()
+        changes = [(JITTER[i], values[i]) for i in order] if jitter < self.jitter_p else []
+        kernel = self._kernel(sigma) if blur < self.blur_p else None
+        return Change(changes, bool(grey < self.grey_p), kernel, bool(solarise < self.solarize_p))
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, Sequence[float]]:
-        """The image changed with random numbers of `rng` alone, and the row of what is left to the device."""
-        # Not set_random_seed(): it gives every transform the same stream, so that with the papers' probabilities each
-        # grey view would be jittered and each solarised one grey.
-        self.compose.set_random_state(rng, random.Random(int(rng.integers(2**63))))
-        return self.compose(image=image)["image"], ()
+        """The image changed, and the row of what is left to the device: nothing."""
+        change = self.draw(rng)
+        for name, value in change.jitter:
+            image = ADJUST[name](image, value)
+        if change.grey:
+            image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+        if change.kernel is not None:
+            image = cv2.sepFilter2D(image, -1, change.kernel, change.kernel)
+        return (cv2.LUT(image, SOLARISED) if change.solarise else image), ()
+
+    def _kernel(self, share: float) -> np.ndarray:
+        """As wide as 3.5 sigma, which leaves out less than a grey level, and as the widest."""
+        sigma = self.sigma[0] + (self.sigma[1] - self.sigma[0]) * share
+        reach = min(self.widest // 2, int(3.5 * sigma))
+        return cv2.getGaussianKernel(2 * reach + 1, sigma).ravel()

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from densessl.data.decoding import RGB, decode
+from densessl.data.decoding import RGB, Reduction, decode, whole
 from densessl.data.pixels import Pixels
 from densessl.data.scenes import Scenes
 from densessl.data.sources import Source, open_source
@@ -20,7 +20,7 @@ class Pictures(Protocol):
     def pixels(self) -> Pixels: ...
     def __len__(self) -> int: ...
     def path(self, i: int) -> str: ...
-    def read(self, i: int) -> np.ndarray: ...
+    def read(self, i: int, reduction: Reduction = ...) -> np.ndarray: ...
 
 
 class StoredPictures:
@@ -35,9 +35,9 @@ class StoredPictures:
     def path(self, i: int) -> str:
         return self.source.path(i)
 
-    def read(self, i: int) -> np.ndarray:
-        """(h, w, C) of ``pixels.dtype``. Raises Unreadable."""
-        return decode(self.source.stored(i), self.source.path(i), self.pixels)
+    def read(self, i: int, reduction: Reduction = whole) -> np.ndarray:
+        """(h, w, C) of ``pixels.dtype``, perhaps smaller, as `decode` says. Raises Unreadable."""
+        return decode(self.source.stored(i), self.source.path(i), self.pixels, reduction)
 
 
 def open_pictures(path: str, pixels: Pixels = RGB) -> Pictures:

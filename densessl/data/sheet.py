@@ -41,6 +41,8 @@ class Seen(NamedTuple):
 
 
 class Source(NamedTuple):
+    """The picture is (h, w, C) uint8."""
+
     path: str
     picture: np.ndarray
     views: list[Seen]
@@ -65,7 +67,7 @@ def sources(images: Pictures, cfg: Config, count: int) -> list[Source]:
     for place, row in enumerate(views.pictures.tolist()):
         path, picture = _readable(images, row)
         seen = [_seen(view, place, True) for view in views.large] + [_seen(view, place, False) for view in views.small]
-        found.append(Source(path, picture, seen))
+        found.append(Source(path, picture if picture.dtype == np.uint8 else (picture >> 8).astype(np.uint8), seen))
     return found
 
 
@@ -109,7 +111,8 @@ def outlined(picture: np.ndarray, views: Sequence[Seen], height: int, width: int
     draw = ImageDraw.Draw(drawing)
     font = ImageFont.load_default(13)
     for number, (view, ends) in enumerate(zip(views, places, strict=True), 1):
-        x, y = ends[0] + np.sign(ends.mean(0) - ends[0]) * 14  # inside, beside the dot
+        inwards = ends.mean(0) - ends[0]
+        x, y = ends[0] + inwards * 20 / max(1, float(np.linalg.norm(inwards)))  # beside the dot
         text = f"{number}{'m' * view.mirrored}"
         draw.text((x, y), text, view.colour, font, "mm", stroke_width=2, stroke_fill="white")
     return np.array(drawing)

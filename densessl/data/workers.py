@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import signal
 import warnings
+import weakref
 from collections.abc import Iterable
 from typing import Any
 
 import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset
+
+GRACE = 60  # seconds
 
 
 def by_workers(dataset: Dataset, keys: Iterable[Any], workers: int, pin: bool = False) -> Any:
@@ -33,7 +37,15 @@ def by_workers(dataset: Dataset, keys: Iterable[Any], workers: int, pin: bool = 
             pin_memory=pin,
             multiprocessing_context="fork" if workers else None,
         )
-        return iter(loader)
+        made = iter(loader)
+    atexit.register(_end, weakref.ref(made))
+    return made
+
+
+def _end(made: weakref.ref[Any]) -> None:
+    """Of workers that a program leaves at its end; torch would send them a signal, which they leave to us."""
+    if (left := made()) is not None and hasattr(left, "_shutdown_workers"):
+        left._shutdown_workers()
 
 
 def _unchanged(made: Any) -> Any:
@@ -43,7 +55,12 @@ def _unchanged(made: Any) -> Any:
 def _start(worker: int) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(0)  # its pool does not survive the fork, and the cores are taken by the other workers
-    # A signal to the whole process group is the main process's to answer: it may want to save first. A second SIGTERM
-    # ends the worker.
+    # A signal to the whole process group is the main process's to answer: it may want to save first.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    signal.signal(signal.SIGTERM, _stay)
+
+
+def _stay(*_: Any) -> None:
+    """For GRACE, or until a second SIGTERM: two may come as one."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.alarm(GRACE)

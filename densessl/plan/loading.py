@@ -33,12 +33,13 @@ def measure(cfg: Config, seconds: float) -> Loading:
 
     loader(cfg.batch)  # refuses what pretraining would
     # In whole rounds of all workers, since their batches come in bursts; the first is their start.
-    size, each = min(cfg.batch, SIZE), max(1, cfg.data.workers)
+    size, each, others = min(cfg.batch, SIZE), max(1, cfg.data.workers), set(psutil.Process().children())
     steps = loader(size).from_step(0, 10**9)
     next(islice(steps, each - 1, None))
     began, rounds = perf_counter(), 0
     while rounds == 0 or perf_counter() - began < seconds:
         next(islice(steps, each - 1, None))
         rounds += 1
+    workers = set(psutil.Process().children()) - others
     rate = rounds * each * size / (perf_counter() - began)
-    return Loading(len(images), rate, sum(worker.memory_full_info().uss for worker in psutil.Process().children()))
+    return Loading(len(images), rate, sum(worker.memory_full_info().uss for worker in workers))

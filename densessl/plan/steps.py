@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from densessl.backbones import Backbone
 from densessl.config import Config
-from densessl.data.crops import affine, crop_box
+from densessl.data.crops import view_affine
 from densessl.data.to_device import ToDevice
 from densessl.data.views import View, Views
 from densessl.device import peak_memory
@@ -106,9 +106,9 @@ class _Trial:
 
         def view(size: int, scale: tuple[float, float]) -> View:
             pinned = self.device.type == "cuda"
-            image = torch.randint(256, (batch, size, size, 3), dtype=torch.uint8, pin_memory=pinned)
-            boxes = [crop_box(rng, 480, 640, scale) for _ in range(batch)]
-            affines = np.stack([affine(box, flip=bool(rng.random() < 0.5)) for box in boxes])
+            shape = batch, size, size, self.cfg.backbone.in_chans
+            image = torch.randint(256, shape, dtype=torch.uint8, pin_memory=pinned)
+            affines = np.stack([view_affine(rng, self.cfg.views, 480, 640, scale) for _ in range(batch)])
             return View(image.permute(0, 3, 1, 2), torch.from_numpy(affines))
 
         large, small = (

@@ -65,5 +65,9 @@ def _set_threads(threads: int | None) -> None:
     """By default this machine's cores, shared among its processes: launchers leave each all of them, or one."""
     if threads is None and "OMP_NUM_THREADS" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ:
         return  # the user's; torchrun writes 1 there itself
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
-    torch.set_num_threads(threads or max(1, cores() // processes))
+    torch.set_num_threads(threads or max(1, cores() // processes_here()))
+
+
+def processes_here() -> int:
+    """How many of them this machine has."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)

@@ -19,6 +19,7 @@ from densessl.files import aside
 from densessl.training import distributed
 
 T = TypeVar("T")
+WAITING = 0.05
 SHOWN = ("loss", "lr", "pictures_per_s", "data_wait")  # by name and unit of their own
 
 
@@ -52,10 +53,11 @@ class Pace:
 class Log:
     """The first process speaks, the others have a Log that keeps silent.
 
-    ``done`` is the number of steps that were done before; what the files say about later ones is cut.
+    ``done`` is the number of steps that were done before; what the files say about later ones is cut. ``advice`` is
+    said once, when more than WAITING of an interval is spent waiting for data; the first has the workers' start in it.
     """
 
-    def __init__(self, run: Path, done: int, steps: int, batch: int) -> None:
+    def __init__(self, run: Path, done: int, steps: int, batch: int, advice: str = "") -> None:
         self._first = distributed.is_first()
         if not self._first:
             return
@@ -63,6 +65,7 @@ class Log:
         self._metrics = (run / "metrics.jsonl").open("a", buffering=1)
         self._events = SummaryWriter(str(run / "tensorboard"), purge_step=done + 1)
         self._steps, self._batch = steps, batch
+        self._advice, self._intervals = advice, 0
         self._bar = None
         if sys.stderr.isatty():
             self._bar = tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True)
@@ -91,6 +94,10 @@ class Log:
             f"loss {values['loss']:.4g}  lr {values['lr']:.3g}  {values['pictures_per_s']:.4g} pictures/s  "
             f"waiting for data {values['data_wait']:.0%}"
         )
+        self._intervals += 1
+        if self._advice and self._intervals > 1 and values["data_wait"] > WAITING:
+            self.say(self._advice)
+            self._advice = ""
         terms = "  ".join(f"{name} {value:.3g}" for name, value in values.items() if name not in SHOWN)
         if self._bar is not None:
             self._bar.set_postfix_str(now, refresh=False)

@@ -23,10 +23,11 @@ from densessl.data.loader import Loader
 from densessl.data.pictures import open_pictures
 from densessl.data.pixels import Pixels
 from densessl.data.to_device import ToDevice
+from densessl.data.waiting import advice
 from densessl.training import checkpoint, distributed
 from densessl.training.assembly import assemble
 from densessl.training.engine import connect
-from densessl.training.launch import setup
+from densessl.training.launch import processes_here, setup
 from densessl.training.log import Log, Pace
 from densessl.training.optim import lr_at, peak_lr, set_lr
 
@@ -82,7 +83,7 @@ def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> P
     else:
         distributed.on_first(checkpoint.begin_run, run, cfg)
     saved = done if resume else None
-    log = Log(run, done, steps, cfg.batch)
+    log = Log(run, done, steps, cfg.batch, advice(cfg, device.type == "cuda", processes_here()))
     for line in damaged:
         log.say(line)
     log.say(
@@ -95,8 +96,8 @@ def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> P
     def save() -> None:
         distributed.broadcast_buffers(method)
         if distributed.is_first():  # before the state: a run that is resumed at its end writes nothing any more
-            mean, std = cfg.data.mean, cfg.data.std
-            save_backbone(run / FILE_NAME, method.backbone, mean=mean, std=std, method=cfg.method.name, step=done)
+            facts: dict[str, Any] = {"mean": cfg.data.mean, "std": cfg.data.std, "pixels": loader.images.pixels}
+            save_backbone(run / FILE_NAME, method.backbone, **facts, method=cfg.method.name, step=done)
         checkpoint.save(engine, run, done, {"pictures": pictures, "parameters": parameters})
 
     # --- the loop ---
