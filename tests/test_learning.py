@@ -47,7 +47,7 @@ class Few:
     def __len__(self) -> int:
         return len(self.pictures)
 
-    def read(self, i: int) -> np.ndarray:
+    def read(self, i: int, reduction: object = None) -> np.ndarray:
         return self.pictures[i]
 
 

@@ -43,7 +43,7 @@ class Noise:
     def path(self, i: int) -> str:
         return f"{i}.jpg"
 
-    def read(self, i: int) -> np.ndarray:
+    def read(self, i: int, reduction: object = None) -> np.ndarray:
         if i in self.bad:
             raise Unreadable(self.path(i), "broken")
         return self.pictures[i]

@@ -4,6 +4,8 @@ import gzip
 import io
 import os
 import pickle
+import shutil
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from densessl.data.decoding import Unreadable
 from densessl.data.loader import Loader
 from densessl.data.pictures import StoredPictures, open_pictures
 from densessl.data.pixels import Pixels
+from densessl.data.sources.braces import expanded
 from densessl.data.sources.files import Files
 from densessl.data.sources.shards import Shards, shard_files
 from densessl.errors import UserError
@@ -157,8 +160,112 @@ def test_broken_pictures_are_named_by_shard_and_key(tmp_path):
     with pytest.raises(Unreadable, match=r"a\.tar/2\.png: empty file"):
         read(shards, 1)
     os.unlink(file)
-    with pytest.raises(Unreadable, match=r"a\.tar: No such file"):
+    with pytest.raises(Unreadable, match=r"a\.tar at byte \d+: No such file"):
         read(shards, 2)
+
+
+@pytest.mark.parametrize("field", [b"-0000001000\0", b"\x80" + b"\xff" * 11])
+def test_a_size_that_leads_backwards_ends(tmp_path, field):
+    whole = bytearray(Path(write(tmp_path / "a.tar", sample(range(3)), "ustar")).read_bytes())
+    whole[124:136] = field
+    whole[148:156] = b"        "
+    whole[148:156] = b"%06o\0 " % sum(whole[:512])
+    (tmp_path / "a.tar").write_bytes(whole)
+    with pytest.raises(UserError, match=r"no tar header at byte 0|cut short"):
+        Shards([str(tmp_path / "a.tar")])
+
+
+def test_two_members_of_one_name_are_two_pictures(tmp_path):
+    """WebDataset refuses them; tar itself would unpack the later one. Their bytes are told apart by where they lie."""
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, data in [
+            ("1.png", picture(1)),
+            ("1.cls", b"3"),
+            ("2.png", picture(2)),
+            ("1.png", picture(3)),
+            ("1.jpg", picture(4, "jpeg")),
+            ("2.cls", b"0"),
+            ("1.cls", b"3"),
+        ]:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    shards = Shards([str(tmp_path / "a.tar")])
+    assert [read(shards, i).shape[1] for i in range(4)] == [21, 22, 23, 24]
+    assert shards.labels().tolist() == [3, 0, 3, 3]
+    with tarfile.open(tmp_path / "a.tar", "a") as tar:
+        entry = tarfile.TarInfo("2.cls")
+        entry.size = 1
+        tar.addfile(entry, io.BytesIO(b"1"))
+    with pytest.raises(UserError, match=r"1 of 4 pictures have no KEY\.cls in their shard, one and no other"):
+        Shards([str(tmp_path / "a.tar")]).labels()
+
+
+def test_a_shard_that_shrinks(tmp_path):
+    file = write(tmp_path / "a.tar", sample(range(6)), "ustar")
+    whole = Path(file).read_bytes()
+    shards = Shards([file])
+    for length in [0, 100, 512, 2000, 2048, 2049, 5000, len(whole) - 10_000]:
+        Path(file).write_bytes(whole[:length])
+        for i, place in enumerate(shards.index):
+            path = f"{file}/{i:05d}.png" if place["offset"] <= length else f"{file} at byte {place['offset']}"
+            if place["offset"] + place["size"] <= length:
+                assert shards.stored(i) == picture(i)
+            else:
+                with pytest.raises(Unreadable, match="become smaller since it was indexed") as caught:
+                    shards.stored(i)
+                assert caught.value.path == path
+    Path(file).write_bytes(whole)
+    assert [shards.stored(i) for i in range(6)] == [picture(i) for i in range(6)]
+
+
+def test_a_shard_that_is_replaced_gives_no_wrong_pictures(tmp_path):
+    file = write(tmp_path / "a.tar", sample(range(6)), "ustar")
+    shards = Shards([file])
+    shards.stored(0)
+    write(tmp_path / "a.tar", {"first.txt": b"x" * 600} | sample(range(10, 16)), "ustar")
+    for i in range(6):
+        with pytest.raises(Unreadable, match="the shard has changed since it was indexed") as caught:
+            shards.stored(i)
+        assert caught.value.path == f"{file} at byte {shards.index[i]['offset']}"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("how", [os.unlink, lambda file: os.truncate(file, 0)])
+def test_a_shard_that_goes_during_training(tmp_path, workers, how, caplog):
+    for s in range(8):
+        write(tmp_path / f"train-{s}.tar", sample(range(10 * s, 10 * s + 10)))
+    views = ViewsConfig(large=CropsConfig(count=2, size=16, scale=(0.5, 1)))
+
+    def run(unreadable, steps):
+        for s in (2, 3):
+            write(tmp_path / f"train-{s}.tar", sample(range(10 * s, 10 * s + 10)))
+        images = open_pictures(str(tmp_path / "train-*.tar"))
+        loader = Loader(images, views, PhotometricConfig(), batch=8, seed=0, workers=workers, unreadable=unreadable)
+        for step, _ in loader.from_step(0, steps):
+            if step == 1:
+                how(tmp_path / "train-2.tar")
+                how(tmp_path / "train-3.tar")
+        assert step == steps - 1
+        return loader.failed
+
+    failed = run(0.3, 30)  # three epochs
+    assert len(failed) == 20
+    assert {name.partition(" at byte ")[0] for name in failed} == {f"{tmp_path}/train-{s}.tar" for s in (2, 3)}
+    assert len([record for record in caplog.records if "unreadable picture skipped" in record.message]) == 20
+    with pytest.raises(
+        UserError, match=r"of 80 pictures are unreadable, data.unreadable allows 8.*\n.*train-[23]\.tar"
+    ):
+        run(0.1, 30)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a", "{0..3}.tar", "{08..11}", "{8..11}", "{3..1}", "t-{000000..000012}-{a,b}.tar", "{x,}y", "a{b}c", "{1..}"],
+)
+def test_braces_are_those_of_a_shell(name):
+    said = subprocess.run(["bash", "-c", f"printf '%s\n' {name}"], capture_output=True, text=True, check=True).stdout
+    assert expanded(name) == said.splitlines()
 
 
 def test_index_is_small_and_needs_no_open_files(tmp_path):
@@ -207,10 +314,25 @@ def test_open_pictures_finds_shards(tmp_path):
 
     with pytest.raises(UserError, match=r"data\.path=.*val-\*\.tar matches no file; .*DIR/train-\*\.tar"):
         found(data / "val-*.tar")
-    with pytest.raises(UserError, match=r"matches .*classes\.txt; a glob names tar shards"):
+    with pytest.raises(UserError, match=r"matches .*classes\.txt; globs and braces name tar shards"):
         found(data / "*")
+    assert found(data / "t{rain-1,rain-0,est-0}.tar").source.files == [
+        str(data / name) for name in ("train-1.tar", "train-0.tar", "test-0.tar")
+    ]
+    with pytest.raises(UserError, match="braces can't stand within braces"):
+        found(data / "t{rain-{1..0},est-0}.tar")
+    with pytest.raises(UserError, match=r"train-\{0\.\.2\}\.tar: .*train-2\.tar matches no file"):
+        found(data / "train-{0..2}.tar")
+    for name in ("a.tar.gz", "b.tgz"):
+        packed = data / name.partition(".")[0] / name
+        packed.parent.mkdir()
+        packed.write_bytes(gzip.compress((data / "train-0.tar").read_bytes()))
+        for path in (packed, packed.parent, packed.parent / "*"):
+            with pytest.raises(UserError, match=rf"{name} is compressed, .*; unpack it"):
+                found(path)
+        shutil.rmtree(packed.parent)
     (data / "more").mkdir()
-    with pytest.raises(UserError, match=r"holds 3 \.tar and other data \(more\).*shards/\*\.tar") as error:
+    with pytest.raises(UserError, match=r"holds \.tar \(.*\.tar\) and other data \(more\).*shards/\*\.tar") as error:
         found(data)
     assert "\n" not in str(error.value)
     assert len(found(data / "*.tar")) == 6

@@ -14,7 +14,7 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def path(self, i: int) -> str:
-        """What the file is called in messages."""
+        """What the file is called in messages, which may have to be read. Raises Unreadable."""
         ...
 
     def stored(self, i: int) -> bytes:
@@ -23,5 +23,16 @@ class Source(Protocol):
 
 
 def open_source(path: str) -> Source:
-    """What ``data.path`` names: tar shards, a folder or a list of paths. Raises UserError."""
+    """What ``data.path`` names: a Hugging Face data set (hf:), tar shards, here or behind a URL, a folder or a list.
+
+    Raises UserError.
+    """
+    if path.startswith("hf:"):
+        from densessl.data.sources.hugging_face import open_hugging_face  # which imports pandas
+
+        return open_hugging_face(path)
+    if "://" in path:
+        from densessl.data.sources.remote import open_remote
+
+        return open_remote(path)
     return Shards(files) if (files := shard_files(path)) else find_files(path)

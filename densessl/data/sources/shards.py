@@ -4,51 +4,75 @@ from __future__ import annotations
 
 import glob
 import os
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from densessl.data.decoding import Unreadable
+from densessl.data.in_order import in_order
+from densessl.data.sources.braces import expanded
+from densessl.data.sources.index_file import Write, digest, kept, settled
+from densessl.data.sources.store import Disk, State, Store
+from densessl.data.sources.tar import BLOCK, entries, is_header, name_in
 from densessl.errors import UserError
 
 ENDINGS = (b"jpg", b"jpeg", b"png", b"webp", b"tif", b"tiff", b"npy")  # in any case
-BLOCK = 512  # bytes; headers and contents of a tar begin at multiples of it
 PLACE = np.dtype([("shard", np.int32), ("label", np.int32), ("offset", np.int64), ("size", np.int64)])
-READERS = 8  # shards indexed at once: where the disk is far away, indexing is waiting
+PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+LOOKED = 10_000  # entries of a folder; where pictures or folders are among them, and no .tar, it is not one of shards
+MANY = 4 << 30  # bytes of all shards from which on processes index them, and tell how far they are
 
 
 class Shards:
-    """The pictures KEY.jpg, .jpeg, .png and .webp of tar files, shard after shard, each in the order it lies in.
+    """The pictures KEY.jpg, .jpeg, .png, .webp, .tif, .tiff and .npy of tar files, each in the order it lies in.
 
-    KEY is the path up to the first dot of the file's name, and KEY.cls in the same shard holds the picture's class as
-    a number; other files are left out. The index takes 24 bytes a picture, in one array that forked workers share. A
-    shard is opened anew for every picture, which costs little beside decoding: nothing stays open that forked workers
-    or a limit on open files could spoil.
+    KEY is the path up to the first dot of the file's name, and KEY.cls in the same shard, before or after it, holds
+    the picture's class as a number; other files are left out. Two members of one name are two pictures.
+
+    The index takes 24 bytes a picture, in one array that forked workers share. It is kept in the cache where it is
+    large, and believed as long as each shard has the same size and time of modification; behind a URL, the same size,
+    and ETag or time where the server tells one. A shard that goes or changes while it is read has unreadable pictures.
 
     Raises UserError for a shard that is cut or no plain tar, and where there is no picture at all.
     """
 
-    def __init__(self, files: Sequence[str]) -> None:
-        self.files = list(files)
-        with ThreadPoolExecutor(READERS) as pool:
-            parts, others = zip(*pool.map(_index, range(len(files)), files), strict=True)
-        self.index = np.concatenate(parts)
-        if not len(self.index):
-            found = ", ".join(f"{n} .{ending}" for ending, n in sum(others, Counter()).most_common(5)) or "no files"
-            raise UserError(f"{', '.join(self.files[:3])}: no pictures KEY.jpg, .jpeg, .png or .webp (found {found})")
+    def __init__(self, files: Sequence[str], store: Store | None = None) -> None:
+        self.files, self.store = list(files), store or Disk()
+        since = time.time()
+        try:
+            states = self.store.states(self.files)
+        except OSError as error:
+            raise UserError(f"{error.filename}: can't be read ({error.strerror})") from None
+        times = [state.version for state in states if isinstance(state.version, int)]
+        facts = digest([*ENDINGS, *states])
+
+        def make(write: Write) -> dict[str, Any]:
+            self._index(states, write)
+            return {"facts": facts if settled(times, since) else None}
+
+        names = [file if "://" in file else os.path.realpath(file) for file in self.files]
+        what = f"{len(names)} shards, {names[0]} and so on ({digest(names)})"
+        index = kept(what, make, lambda index: index.notes["facts"] == facts, slow=self.store.far)
+        self.index = index.data.view(PLACE)
+        self._last = (-1, "")  # read: number and path
 
     def __len__(self) -> int:
         return len(self.index)
 
     def path(self, i: int) -> str:
-        """The shard and the name in it."""
-        return self._member(i, 0)[0]
+        """The shard and the name in it, which is read from there unless it just was."""
+        last, path = self._last
+        return path if last == i else self._member(i, 0)[0]
 
     def stored(self, i: int) -> bytes:
         """The picture's file. Raises Unreadable."""
         path, data = self._member(i, size := int(self.index[i]["size"]))
+        self._last = (i, path)
         if len(data) < size:
             raise Unreadable(path, "cut short: the shard has become smaller since it was indexed")
         return data
@@ -58,65 +82,66 @@ class Shards:
         missing = np.flatnonzero(self.index["label"] < 0)
         if len(missing):
             raise UserError(
-                f"{len(missing)} of {len(self)} pictures have no KEY.cls in their shard that holds 0, 1, 2 or another "
-                f"class number; the first is {self.path(int(missing[0]))}"
+                f"{len(missing)} of {len(self)} pictures have no KEY.cls in their shard, one and no other, that holds "
+                f"0, 1, 2 or another class number; the first is {self.path(int(missing[0]))}"
             )
         return self.index["label"].astype(np.int64)
 
     def _member(self, i: int, size: int) -> tuple[str, bytes]:
         """The path and the first bytes of a picture: its header, which has the name, stands before them."""
-        place = self.index[i]
-        file = self.files[place["shard"]]
+        shard, _, offset, whole = self.index[i].tolist()
+        file = self.files[shard]
         try:
-            with open(file, "rb", buffering=0) as shard:
-                data = os.pread(shard.fileno(), BLOCK + size, int(place["offset"]) - BLOCK)
+            with self.store.opened(file) as read:
+                data = read(offset - BLOCK, BLOCK + size)
         except OSError as error:
-            raise Unreadable(file, error.strerror or str(error)) from None
-        return f"{file}/{os.fsdecode(_name(data))}", data[BLOCK:]
+            raise Unreadable(f"{file} at byte {offset}", error.strerror or str(error)) from None
+        head = data[:BLOCK]
+        if len(head) < BLOCK or not is_header(head, whole):
+            how = "changed" if len(head) == BLOCK else "become smaller"
+            raise Unreadable(f"{file} at byte {offset}", f"the shard has {how} since it was indexed")
+        return f"{file}/{os.fsdecode(name_in(head))}", data[BLOCK:]
+
+    def _index(self, states: Sequence[State], write: Write) -> None:
+        pictures, others = 0, Counter[str]()
+        with closing(self._parts(states)) as parts:  # which ends its workers here, whatever happens
+            for part in parts:
+                if part.refused:
+                    raise UserError(part.refused)
+                write(part.places.tobytes())
+                pictures, others = pictures + len(part.places), others + part.others
+        if not pictures:
+            found = ", ".join(f"{n} .{ending}" for ending, n in others.most_common(5)) or "no files"
+            wanted = ", .".join(ending.decode() for ending in ENDINGS)
+            raise UserError(f"{', '.join(self.files[:3])}: no pictures KEY.{wanted} (found {found})")
+
+    def _parts(self, states: Sequence[State]) -> Generator[_Part]:
+        def part(number: int) -> _Part:
+            return _part(self.store, number, self.files[number], states[number].size)
+
+        if self.store.far or sum(state.size for state in states) > MANY:
+            yield from in_order(part, len(states), min(self.store.readers, len(states)), "shards indexed")
+        else:
+            with ThreadPoolExecutor(self.store.readers) as pool:
+                yield from pool.map(part, range(len(states)))
 
 
-def shard_files(path: str) -> list[str]:
-    """The shards that ``path`` means, sorted: a .tar, those of a folder or of a glob; none where it means no shards.
+class _Part(NamedTuple):
+    """The places of a shard's pictures, how many files it has of other endings, and what is wrong with it."""
 
-    Raises UserError for a glob that matches nothing or anything but .tar, and for a folder that holds shards beside
-    folders or pictures.
-    """
-    if os.path.isdir(path):
-        return _of_folder(path)
-    if os.path.exists(path):
-        return [path] if path.endswith(".tar") else []
-    if not glob.has_magic(path):
-        return []
-    files = sorted(glob.glob(path))
-    other = next((file for file in files if not file.endswith(".tar")), None)
-    if other or not files:
-        what = f"matches {other}" if other else "matches no file"
-        raise UserError(f"data.path={path} {what}; a glob names tar shards, such as DIR/train-*.tar")
-    return files
+    places: np.ndarray
+    others: Counter[str]
+    refused: str = ""
 
 
-def _of_folder(path: str) -> list[str]:
-    with os.scandir(path) as entries:
-        found = [entry for entry in entries if not entry.name.startswith(".")]
-    files = sorted(entry.path for entry in found if entry.name.endswith(".tar") and entry.is_file())
-    pictures = tuple(f".{ending.decode()}" for ending in ENDINGS)
-    other = next((entry.name for entry in found if entry.is_dir() or entry.name.lower().endswith(pictures)), None)
-    if files and other:
-        raise UserError(
-            f"data.path={path} holds {len(files)} .tar and other data ({other}); to read the shards, "
-            f"data.path={os.path.join(path, '*.tar')}; to read the rest, move the .tar away"
-        )
-    return files
-
-
-def _index(number: int, file: str) -> tuple[np.ndarray, Counter[str]]:
-    """The places of a shard's pictures, and how many files it has of other endings."""
+def _part(store: Store, number: int, file: str, length: int) -> _Part:
     others: Counter[str] = Counter()
     pictures: list[tuple[bytes, int, int]] = []
     labels: dict[bytes, int] = {}
+    refused = ""
     try:
-        with open(file, "rb", buffering=0) as shard:
-            for name, offset, size, start in _entries(shard.fileno(), file):
+        with store.opened(file, length) as read:
+            for name, offset, size, start in entries(read, length, file):
                 folder, _, last = name.rpartition(b"/")
                 stem, _, ending = last.partition(b".")
                 if not stem:  # hidden
@@ -126,77 +151,75 @@ def _index(number: int, file: str) -> tuple[np.ndarray, Counter[str]]:
                     pictures.append((key, offset, size))
                 elif ending == b"cls":
                     text = start[:size].strip()
-                    labels[key] = int(text) if text.isdigit() and size < 8 else -1
+                    label = int(text) if text.isdigit() and size < 8 else -1
+                    labels[key] = label if labels.get(key, label) == label else -1
                 else:
                     others[os.fsdecode(ending)] += 1
+    except UserError as error:
+        refused = str(error)
     except OSError as error:
-        raise UserError(f"{file}: can't be read ({error.strerror})") from None
-    return np.array([(number, labels.get(key, -1), offset, size) for key, offset, size in pictures], PLACE), others
+        refused = f"{file}: can't be read ({error.strerror or error})"
+    places = [(number, labels.get(key, -1), offset, size) for key, offset, size in pictures]
+    return _Part(np.array(places, PLACE), others, refused)
 
 
-def _entries(shard: int, file: str) -> Iterator[tuple[bytes, int, int, bytes]]:
-    """Name, offset, size and first 512 bytes of every file in a tar of the ustar, GNU or pax form.
+def shard_files(path: str) -> list[str]:
+    """The shards that ``path`` means: a .tar, those of a folder, of a glob or of braces; none where it means no shards.
 
-    tarfile of the standard library takes 2.5 times as long, two minutes for ImageNet, and ends without a word at a
-    broken header.
+    Braces keep their order, all others are sorted. Raises UserError for a glob that matches nothing or anything but
+    .tar, for a shard of braces that is missing, and for a folder that holds shards beside folders or pictures.
     """
-    length, at = os.fstat(shard).st_size, 0
-    ahead: dict[bytes, bytes] = {}  # path and size of the next entry, where its own header has no room for them
-    while True:
-        head = os.pread(shard, 2 * BLOCK, at)
-        if len(head) < BLOCK:
-            raise UserError(f"{file}: cut short: it ends at byte {length}, without the mark that ends a tar")
-        if not any(head[:BLOCK]):
-            return
-        kind, data = head[156:157], at + BLOCK
-        try:
-            size = _size(head, ahead)
-            if data + size > length:
-                name = os.fsdecode(ahead.get(b"path") or _name(head))
-                raise UserError(f"{file}: cut short: {name} ends at byte {data + size}, the file at {length}")
-            if kind == b"L":
-                ahead[b"path"] = os.pread(shard, size, data).split(b"\0")[0]
-            elif kind == b"x":
-                ahead |= _pax(os.pread(shard, size, data))
-        except UserError:
-            raise
-        except ValueError:
-            raise UserError(f"{file}: no tar header at byte {at}: broken, or compressed (unpack it)") from None
-        if kind in (b"0", b"\0", b"7"):
-            yield ahead.get(b"path") or _name(head), data, size, head[BLOCK:]
-        if kind not in b"xgLK":
-            ahead = {}
-        at = data + -(-size // BLOCK) * BLOCK
+    if os.path.isdir(path):
+        return _of_folder(path)
+    if os.path.exists(path):
+        return only_tar(path, [path]) if path.endswith((".tar", *PACKED)) else []
+    names = expanded(path)
+    if not glob.has_magic(path) and len(names) == 1:
+        return []
+    files: list[str] = []
+    for name in names:
+        found = sorted(glob.glob(name)) if glob.has_magic(name) else [name]
+        if not found or not os.path.exists(found[0]):
+            raise UserError(f"data.path={path}: {name} matches no file; shards are named like DIR/train-*.tar")
+        files += found
+    return only_tar(path, files)
 
 
-def _size(head: bytes, ahead: dict[bytes, bytes]) -> int:
-    """Bytes of the contents. Raises ValueError for what is no header."""
-    if sum(head[:148]) + 8 * ord(" ") + sum(head[156:BLOCK]) != _number(head[148:156]):
-        raise ValueError("checksum")
-    size = int(ahead.get(b"size") or _number(head[124:136]))
-    return 0 if head[156:157] in b"123456" else size  # links, folders and the like have none
+def only_tar(path: str, files: list[str]) -> list[str]:
+    """The same files. Raises UserError for other endings; what follows a ? in a URL is no part of the name."""
+    for file in files:
+        name = file.partition("?")[0] if "://" in file else file
+        if name.endswith(PACKED):
+            raise UserError(
+                f"data.path={path}: {file} is compressed, so that no part of it can be read alone; unpack it"
+            )
+        if not name.endswith(".tar"):
+            raise UserError(
+                f"data.path={path} matches {file}; globs and braces name tar shards, such as DIR/train-*.tar"
+            )
+    return files
 
 
-def _number(field: bytes) -> int:
-    """Octal digits, or from 8 GB on bytes after a first one of 128."""
-    if field[0] == 128:
-        return int.from_bytes(field[1:], "big")
-    return int(field.split(b"\0")[0], 8)
-
-
-def _name(head: bytes) -> bytes:
-    name, prefix = head[:100].split(b"\0")[0], head[345:500].split(b"\0")[0]
-    return prefix + b"/" + name if prefix and head[257:263] == b"ustar\0" else name
-
-
-def _pax(records: bytes) -> dict[bytes, bytes]:
-    """Records of the form "length key=value", whose length counts all of it and the newline after it."""
-    found = {}
-    while records:
-        digits = records.split(b" ")[0]
-        if not digits.isdigit() or int(digits) <= len(digits):
-            raise ValueError("record")
-        key, _, value = records[len(digits) + 1 : int(digits) - 1].partition(b"=")
-        found[key] = value
-        records = records[int(digits) :]
-    return found
+def _of_folder(path: str) -> list[str]:
+    files: list[str] = []
+    packed: list[str] = []
+    other = ""
+    pictures = tuple(f".{ending.decode()}" for ending in ENDINGS)
+    with os.scandir(path) as entries:
+        for number, entry in enumerate(entries):
+            if other and (files or number >= LOOKED):
+                break
+            if entry.name.startswith("."):
+                continue
+            if entry.name.endswith(".tar") and entry.is_file():
+                files.append(entry.path)
+            elif entry.name.endswith(PACKED):
+                packed.append(entry.path)
+            elif not other and (entry.name.lower().endswith(pictures) or entry.is_dir()):
+                other = entry.name
+    if files and other:
+        raise UserError(
+            f"data.path={path} holds .tar ({os.path.basename(files[0])}) and other data ({other}); to read the shards, "
+            f"data.path={os.path.join(path, '*.tar')}; to read the rest, move the .tar away"
+        )
+    return sorted(files) if files or other else only_tar(path, packed)
