@@ -22,12 +22,14 @@ from densessl.backbone_spec import parse_spec
 from densessl.backbones import Backbone
 from densessl.colours import IMAGENET as IMAGENET
 from densessl.colours import colours, colours_of_tag
+from densessl.data.pixels import Pixels
 from densessl.errors import UserError
 from densessl.files import aside
 from densessl.foreign.architecture import in_chans, timm_name
 from densessl.foreign.filling import fill, fill_foreign, read_foreign
 from densessl.foreign.state_file import FOLDER_WEIGHTS
 from densessl.key_report import key_report
+from densessl.reading import RGB, pixel_facts
 from densessl.vit import network
 
 log = logging.getLogger("densessl")
@@ -45,16 +47,20 @@ def save_backbone(
     std: Sequence[float],
     method: str,
     step: int,
+    pixels: Pixels = RGB,
     extra: Mapping[str, str] | None = None,
 ) -> None:
     """Write ``backbone`` with what its use needs: ``mean`` and ``std`` (per channel, pixels 0 to 1) and its origin.
 
-    The keys are timm's, the values float32. ``extra`` adds metadata of its own names. An older file is replaced at
-    once, so that a reader sees the old one or the new one. Raises UserError where the file can't be written.
+    ``pixels`` says which stored values were 0 and 1; nothing is written of 8 bits. The keys are timm's, the values
+    float32. ``extra`` adds metadata of its own names. An older file is replaced at once, so that a reader sees the old
+    one or the new one. Raises UserError where the file can't be written.
     """
     if not len(mean) == len(std) == backbone.in_chans:
         raise UserError(f"mean has {len(mean)} and std {len(std)} values, the backbone {backbone.in_chans} channels")
-    facts = {**_structure(backbone), "mean": tuple(mean), "std": tuple(std), "step": step}
+    if len(pixels.range) not in (0, 1, backbone.in_chans):
+        raise UserError(f"range has {len(pixels.range)} pairs, the backbone {backbone.in_chans} channels")
+    facts = {**_structure(backbone), **pixel_facts(pixels), "mean": tuple(mean), "std": tuple(std), "step": step}
     texts = {
         "format": FORMAT,
         "densessl": __version__,
@@ -202,7 +208,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path}: a safetensors file without densessl's metadata (format {metadata.get('format')!r} instead of "
             f"{FORMAT!r}); weights of another project come in by find_backbone or by backbone.init={path} of pretrain"
         )
-    for key, kind in FACTS.items():
+    for key, kind in (FACTS | ({"pixels": dict} if "pixels" in metadata else {})).items():
         try:
             value = json.loads(metadata[key])
         except (KeyError, json.JSONDecodeError):

@@ -1,5 +1,6 @@
 """The backbone file comes back bitwise, or is refused."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,9 @@ from weights import image, scatter
 import densessl
 from densessl.backbone_file import IMAGENET, find_backbone, init_backbone, load_backbone, save_backbone
 from densessl.backbones import Backbone
+from densessl.data.pixels import Pixels
 from densessl.errors import UserError
+from densessl.reading import pixels_of
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +83,23 @@ def test_weights_with_an_imagenet_stem_do_not_fit_a_small_one(foreign: bool, tmp
         UserError, match=r"119 of 120 .*1 of another shape: conv1.weight is 64x3x7x7 instead of 64x3x3x3"
     ):
         init_backbone(Backbone("resnet18", stem="small"), path)
+
+
+def test_which_values_are_black_and_white_comes_back_and_files_without_it_have_8_bits(
+    saved: tuple[Backbone, Path], tmp_path: Path
+) -> None:
+    backbone, path, colour = Backbone("test_convnext", in_chans=2), tmp_path / "b.safetensors", {"mean": (0, 0)}
+    for pixels in (Pixels(2, ((0, 4095), (-0.5, 0.25))), Pixels(2, ((0, 9.5),)), Pixels(2, (), (1, 99.5)), Pixels(2)):
+        save_backbone(path, backbone, **colour, std=(1, 1), method="m", step=0, pixels=pixels)
+        assert pixels_of(load_backbone(path)) == pixels._replace(upright=False)
+        json.dumps(load_backbone(path).metadata)  # as results have it
+    assert "pixels" not in load_backbone(path).metadata
+    assert pixels_of(load_backbone(saved[1])) == Pixels(upright=False)
+    with pytest.raises(UserError, match="range has 3 pairs, the backbone 2 channels"):
+        save_backbone(path, backbone, **colour, std=(1, 1), method="m", step=0, pixels=Pixels(3, ((0, 1),) * 3))
+    wrong = rewritten(saved[1], tmp_path / "wrong.safetensors", lambda tensors, facts: facts.update(pixels="[0, 1]"))
+    with pytest.raises(UserError, match=r"metadata 'pixels' is '\[0, 1\]', not of type dict"):
+        load_backbone(wrong)
 
 
 def test_the_file_is_readable_without_densessl_and_by_others(saved: tuple[Backbone, Path]) -> None:

@@ -40,7 +40,7 @@ class Colours:
     def __len__(self):
         return len(self.labels)
 
-    def read(self, i):
+    def read(self, i, reduction=None):
         if i in self.bad:
             raise Unreadable(f"{i}.png", "cut short")
         rng = np.random.default_rng((self.seed, i))

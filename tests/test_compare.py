@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from densessl.__main__ import run as run_command
+from densessl.backbone_file import load_backbone
 from densessl.commands.compare import main
 from densessl.compare import steps
 from densessl.compare.plot import LETTER, LINE, plot
@@ -236,6 +237,30 @@ def test_every_step_is_done_once_and_the_table_says_what_was_found(
     assert (tmp_path / "table.md").read_text() == text
     assert main([*words_for(tmp_path), "--seg-set", "iterations=3"]) == 0  # another evaluation of the same runs
     assert imitation.asked == ["eval-seg a 0", "eval-seg b 0", "eval-seg a 1", "eval-seg b 1"]
+
+
+def test_random_weights_read_pictures_as_the_others(imitation: Imitation, tmp_path: Path, masks: Path) -> None:
+    read = ["backbone.in_chans=1", "data.mean=[0.5]", "data.std=[0.2]", "data.range=[[0, 255]]"]
+    words = [
+        "--cfg",
+        "a=demo",
+        *SMALL,
+        *read,
+        f"data.path={masks}/images",
+        "batch=8",
+        "--budget",
+        "steps=6",
+        "--seg",
+        str(masks),
+        "--random",
+    ]
+    words += ["--out", str(tmp_path), "--seg-protocol"]
+    with pytest.raises(UserError, match=r"distorts the colours .*this backbone takes 1 channel, values from 0 to 255"):
+        main([*words, "linear_fast"])
+    assert imitation.asked == []
+    main([*words, "linear_small"])
+    facts = load_backbone(tmp_path / RANDOM / "seed0" / "backbone.safetensors").metadata
+    assert (facts["pixels"], facts["mean"]) == ({"range": [[0, 255]], "percentiles": None}, (0.5,))
 
 
 def test_what_fails_says_so_and_stops_nothing_else(

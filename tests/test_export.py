@@ -27,6 +27,7 @@ import densessl.export
 from densessl.backbone_file import init_backbone, load_backbone, save_backbone
 from densessl.backbones import Backbone, pooled
 from densessl.commands import export as command
+from densessl.data.pixels import Pixels
 from densessl.errors import UserError
 from densessl.export import EXPORTERS, export, exporter, manifest_path
 from densessl.foreign import layouts
@@ -254,6 +255,61 @@ def test_timm_reads_colour_and_channels_from_the_snippet(tmp_path: Path) -> None
     source = write_backbone(tmp_path / "b.safetensors", "resnet18", in_chans=4)
     with pytest.raises(UserError, match="takes 3 channels"):
         export(source, "torchvision")
+
+
+@pytest.mark.parametrize(("target", "name"), [(t, n) for t in EXPORTERS for n in SMALL if t != "torchvision"])
+def test_two_channels_of_16_bits_arrive_where_there_are_such_networks(
+    target: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    require(target)
+    backbone, source = Backbone(name, in_chans=2), tmp_path / "b" / "backbone.safetensors"
+    scatter(backbone.net)
+    facts: dict[str, Any] = {"mean": (0.5, 0.25), "std": (0.25, 0.125), "method": "vicregl", "step": 9}
+    save_backbone(source, backbone, **facts, pixels=Pixels(2, ((0, 4096), (100, 900))))
+    if target == "detectron2":
+        with pytest.raises(UserError, match="detectron2 reads 3 channels"):
+            export(source, target, tmp_path)
+        return
+    assert command.main([str(source), "--to", target, "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    out = next(path for path in tmp_path.iterdir() if path.name.startswith(name) and path.suffix != ".json")
+    manifest, x = json.loads(manifest_path(out).read_text()), image(64, 96, channels=2)
+    assert manifest["zero_to_one"] in printed
+    assert (manifest["range"], manifest["percentiles"]) == ([[0, 4096], [100, 900]], None)
+    assert (manifest["input_size"][0], manifest["mean"], manifest["std"]) == (2, [0.5, 0.25], [0.25, 0.125])
+    with torch.inference_mode():
+        ours = backbone.eval().stages(x)
+    if can_see(target, name) and target != "mmdet":
+        equal(ours, [torch.as_tensor(found) for found in run_snippet(manifest["snippet"], x)["maps"]])
+    if target == "mmdet":  # (v - 0) / 4096 less 0.5, by 0.25, is v less 2048, by 1024
+        there = run_snippet(manifest["snippet"], x)
+        assert (there["mean"], there["std"]) == ([2048, 300], [1024, 100])
+        assert (there["backbone"]["in_channels"], "mean" in there["data_preprocessor"]) == (2, False)
+
+
+def test_colours_of_16_bits_are_told_to_detectors_in_stored_values(tmp_path: Path) -> None:
+    backbone = Backbone("resnet18")
+    for pixels, mean, said in (
+        (
+            Pixels(3, ((1000, 3000),)),
+            [1800, 2000, 2200],
+            "# Mean and std are of stored values, clipped to 1000 to 3000.",
+        ),
+        (
+            Pixels(3, (), (1, 99)),
+            list(MEAN),
+            "# Mean and std are of (value - black) / (white - black) clipped to 0 and 1",
+        ),
+        (Pixels(), [102, 127.5, 153], ""),
+    ):
+        save_backbone(tmp_path / "b.safetensors", backbone, mean=MEAN, std=STD, method="m", step=0, pixels=pixels)
+        for target in ("mmdet", "detectron2"):
+            snippet = EXPORTERS[target].snippet(load_backbone(tmp_path / "b.safetensors"), Path("x"))
+            found = re.search(r"(?:mean|MEAN) ?= ?(\[.*?\])", snippet)
+            assert found
+            assert json.loads(found[1]) == pytest.approx(mean)
+            assert said in snippet
+            assert ("Mean and std" in snippet) == bool(said)
 
 
 def test_timm_vector_is_norm_of_mean_and_the_norm_can_go_first(files: Callable[[str], Path], tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ from weights import image, scatter, timm_maps
 
 from densessl.backbone_file import load_backbone
 from densessl.commands.import_checkpoint import main
+from densessl.data.pixels import Pixels
 from densessl.errors import UserError
 from densessl.export import export, manifest_path
+from densessl.reading import normalisation, pixels_of
 
 
 @pytest.fixture
@@ -41,6 +43,27 @@ def test_every_key_is_accounted_for(
     assert backbone.metadata["source"] == "moco.pth.tar"
     facts = manifest_path(export(tmp_path / "out", "timm")).read_text()
     assert '"licence": "MIT"' in facts
+
+
+def test_how_pictures_were_read_can_be_said(tmp_path: Path) -> None:
+    file, out = tmp_path / "two.pth", tmp_path / "out"
+    torch.save(timm.create_model("resnet18", in_chans=2).state_dict(), file)
+    words = [str(file), "--out", str(out), "--overwrite"]
+    assert main([*words, "--range", "0", "4095", "100", "900", "--mean", "0.3", "0.2", "--std", "0.1", "0.4"]) == 0
+    backbone = load_backbone(out / "backbone.safetensors")
+    assert pixels_of(backbone) == Pixels(2, ((0, 4095), (100, 900)), upright=False)
+    assert normalisation(backbone) == ((0.3, 0.2), (0.1, 0.4))
+    assert main([*words, "--percentiles", "1", "99"]) == 0
+    assert pixels_of(load_backbone(out / "backbone.safetensors")) == Pixels(2, (), (1, 99), upright=False)
+    for wrong, message in (
+        (["--range", "0", "1", "2"], "pairs of black and white"),
+        (["--range", "1", "0"], "black below white"),
+        (["--range", "0", "1", "--percentiles", "1", "99"], "and no --range"),
+        (["--percentiles", "99", "1"], "the smaller first"),
+        (["--mean", "0.5"], "mean has 1 and std 2 values, the backbone 2 channels"),
+    ):
+        with pytest.raises(UserError, match=message):
+            main([*words, *wrong])
 
 
 def test_what_is_there_stays(checkpoint: tuple[Path, torch.nn.Module], tmp_path: Path) -> None:

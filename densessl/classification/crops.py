@@ -40,7 +40,7 @@ class Batches:
 
 
 class RandomCrops(Dataset):
-    """(3, side, side) uint8 and the label; or the UserError that a picture raised, which would else be a traceback."""
+    """(C, side, side) and the label; or the UserError that a picture raised, which would else be a traceback."""
 
     def __init__(self, split: Labelled, side: int, protocol: Crops, seed: int) -> None:
         self.split, self.side, self.protocol, self.seed = split, side, protocol, seed
@@ -67,7 +67,7 @@ def crop_loader(
     workers: int,
     pin_memory: bool,
 ) -> DataLoader:
-    """Batches (B, 3, side, side) uint8 with labels (B,) int64 of all epochs one after the other, on the CPU."""
+    """Batches (B, C, side, side) with labels (B,) int64 of all epochs one after the other, on the CPU."""
     return DataLoader(
         RandomCrops(split, side, protocol, seed),
         batch_sampler=Batches(rows, protocol.batch, protocol.epochs, seed),

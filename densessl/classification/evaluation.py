@@ -16,7 +16,7 @@ from densessl.backbones import Backbone
 from densessl.classification.features import crop_size, features, read_picture, refuse_small
 from densessl.classification.finetune import fine_tune
 from densessl.classification.knn import nearest_knn, top, weighted_knn
-from densessl.classification.labelled import Labelled
+from densessl.classification.labelled import Labelled, read_as
 from densessl.classification.linear import probe
 from densessl.classification.protocols import Augmented, FineTune, Neighbours, Probe, Protocol, Sweep
 from densessl.classification.protocols.frozen import LINEAR_FEATURES
@@ -25,6 +25,7 @@ from densessl.classification.sweep import hold_out, sweep, sweep_crops
 from densessl.device import find_device
 from densessl.errors import UserError
 from densessl.outcomes import backbone_facts
+from densessl.reading import pixels_of
 
 MANY = 10  # classes, above which five guesses say something
 Fitted = tuple[Tensor, dict[str, Any]]  # (M, classes) votes, and what training says of itself
@@ -59,12 +60,12 @@ def evaluate(
 ) -> Result:
     """Classifies ``test`` by what the backbone makes of ``train``; it stays as it is, but is left on ``device``.
 
+    Pictures are read with the channels and values of its pretraining.
     Of each split the first ``most`` pictures of a shuffle by ``seed`` count, of those of training the protocol's
     ``fraction``; or, of training, the pictures ``rows``. ``seed`` also decides first weights, order and crops; the
     result doesn't depend on ``workers``. Raises UserError for data that don't fit together.
     """
-    if backbone.in_chans != 3:
-        raise UserError(f"classification reads RGB pictures; this backbone takes {backbone.in_chans} channels")
+    train, test = (read_as(split, pixels_of(backbone)) for split in (train, test))
     if test.labels.max() >= len(train.classes):
         raise UserError(f"a test picture has label {test.labels.max()}, training has {len(train.classes)} classes")
     place = find_device(device)

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from densessl.backbone_file import IMAGENET
 from densessl.backbones import Backbone, pooled
+from densessl.data.crops import by_fours
 from densessl.data.decoding import Unreadable
 from densessl.data.pictures import Pictures
 from densessl.errors import UserError
 from densessl.progress import progress
+from densessl.reading import normalisation
 
 BATCH = 64
 SMALL = 64  # pixels of the long side up to which pictures are taken as they are
@@ -39,7 +40,7 @@ def features(
     be read, and where sizes differ though they should be taken as they are.
     """
     prepared = _Prepared(pictures, rows, size)
-    refuse_small(backbone, *prepared.shape[:2])
+    refuse_small(backbone, *prepared.shape)
     loader = DataLoader(
         prepared,
         BATCH,
@@ -68,13 +69,11 @@ def frozen(backbone: Backbone) -> Iterator[None]:
 
 
 def normalised(backbone: Backbone, images: Tensor) -> Tensor:
-    """uint8 pictures (B, 3, H, W) on the backbone's device as the backbone takes them."""
+    """Pictures (B, C, H, W), uint8 or uint16, on the backbone's device as the backbone takes them."""
     device = next(backbone.parameters()).device
-    mean, std = (
-        torch.tensor(backbone.metadata.get(key, IMAGENET[key]), device=device).view(1, 3, 1, 1)
-        for key in ("mean", "std")
-    )
-    return (images.to(device, non_blocking=True) / 255 - mean) / std
+    mean, std = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in normalisation(backbone))
+    white = torch.iinfo(images.dtype).max
+    return (images.to(device, non_blocking=True).float() / white - mean) / std
 
 
 def refuse_small(backbone: Backbone, height: int, width: int) -> None:
@@ -86,25 +85,26 @@ def refuse_small(backbone: Backbone, height: int, width: int) -> None:
 
 def crop_size(pictures: Pictures) -> int | None:
     """The crop where none is asked for, by the first picture: None, as they are, up to 64 pixels, else 224."""
-    return None if max(read_picture(pictures, 0).shape) <= SMALL else CROP
+    return None if max(read_picture(pictures, 0).shape[:2]) <= SMALL else CROP
 
 
 def centre_crop(picture: np.ndarray, size: int) -> np.ndarray:
-    """(size, size, 3): resized so that 8/7 of ``size`` is the short side, as 256 is of 224, then the middle."""
+    """(size, size, C): resized so that 8/7 of ``size`` is the short side, as 256 is of 224, then the middle."""
     height, width = picture.shape[:2]
     scale = round(size * SHORT / CROP) / min(height, width)
     shape = (round(width * scale), round(height * scale))
-    picture = cv2.resize(picture, shape, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    picture = by_fours(lambda part: cv2.resize(part, shape, interpolation=interpolation), picture)
     top, left = (picture.shape[0] - size) // 2, (picture.shape[1] - size) // 2
     return picture[top : top + size, left : left + size]
 
 
 class _Prepared(Dataset):
-    """(3, h, w) uint8, or the UserError that a picture raised: raised in a worker it would arrive as a traceback."""
+    """(C, h, w), or the UserError that a picture raised: raised in a worker it would arrive as a traceback."""
 
     def __init__(self, pictures: Pictures, rows: np.ndarray, size: int | None) -> None:
         self.pictures, self.rows, self.size = pictures, rows, size
-        self.shape = (size, size, 3) if size else read_picture(pictures, int(rows[0])).shape
+        self.shape = (size, size) if size else read_picture(pictures, int(rows[0])).shape[:2]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -116,14 +116,14 @@ class _Prepared(Dataset):
             return error
         if self.size:
             picture = centre_crop(picture, self.size)
-        elif picture.shape != self.shape:
-            sizes = " and ".join(f"{width}x{height}" for height, width, _ in (picture.shape, self.shape))
+        elif picture.shape[:2] != self.shape:
+            sizes = " and ".join(f"{width}x{height}" for height, width in (picture.shape[:2], self.shape))
             return UserError(f"pictures of {sizes} pixels can't be taken as they are: --size N brings all to NxN")
         return torch.from_numpy(picture.transpose(2, 0, 1).copy())
 
 
 def read_picture(pictures: Pictures, row: int) -> np.ndarray:
-    """(h, w, 3) uint8 RGB. Raises UserError."""
+    """(h, w, C) as the pictures' ``pixels`` say. Raises UserError."""
     try:
         return pictures.read(row)
     except Unreadable as error:

@@ -13,6 +13,7 @@ from densessl.data.pixels import Pixels
 from densessl.data.sources.files import find_files
 from densessl.data.sources.shards import Shards
 from densessl.errors import UserError
+from densessl.reading import RGB, described
 from densessl.trees import few, incomplete
 
 LAYOUT = """
@@ -23,7 +24,6 @@ FOLDER/
   train-0000.tar ...     val-0000.tar ...     (or test-*.tar), with KEY.jpg, and KEY.cls that holds 0, 1, 2 or so
   classes.txt            one class a line, the first is label 0; optional
 """
-AS_STORED = Pixels(upright=False)  # published scores were
 
 
 class Labelled(NamedTuple):
@@ -47,6 +47,15 @@ def open_labelled(path: str | Path, split: str) -> Labelled:
     return _of_folders(root, split)
 
 
+def read_as(split: Labelled, pixels: Pixels) -> Labelled:
+    """``split`` with pictures as ``pixels`` say. Raises UserError where these are not in files."""
+    if pixels == RGB:
+        return split
+    if not isinstance(split.pictures, StoredPictures):
+        raise UserError(f"these are RGB pictures of 8 bits; this backbone takes {described(pixels)}")
+    return split._replace(pictures=StoredPictures(split.pictures.source, pixels))
+
+
 def held_out(path: str | Path) -> str:
     """The split to score on: "val" where it is there, else "test", of which some sets keep the labels to themselves."""
     root = Path(path)
@@ -58,7 +67,7 @@ def held_out(path: str | Path) -> str:
 
 def _of_shards(root: Path, shards: Shards) -> Labelled:
     labels, file = shards.labels(), root / "classes.txt"
-    pictures = StoredPictures(shards, AS_STORED)
+    pictures = StoredPictures(shards, RGB)
     if not file.is_file():
         return Labelled(pictures, labels, tuple(map(str, range(int(labels.max()) + 1))))
     classes = tuple(line.strip() for line in file.read_text(encoding="utf-8-sig").rstrip().splitlines())
@@ -81,4 +90,4 @@ def _of_folders(root: Path, split: str) -> Labelled:
         raise incomplete(root, f"{split}/ has what is no class folder of train/: {few(unknown)}", LAYOUT)
     if split == "train" and (empty := set(classes) - set(names)):
         raise incomplete(root, f"class folders of train/ without pictures: {few(empty)}", LAYOUT)
-    return Labelled(StoredPictures(files, AS_STORED), np.array([numbers[name] for name in names], np.int64), classes)
+    return Labelled(StoredPictures(files, RGB), np.array([numbers[name] for name in names], np.int64), classes)

@@ -17,7 +17,6 @@ from densessl.files import aside
 
 if TYPE_CHECKING:
     from densessl.compare.runs import Evaluation
-    from densessl.config import BackboneConfig
 
 DESCRIPTION = """\
 Each configuration gives a row its method and optimiser; pictures, views, backbone, batch and all else are the first's.
@@ -49,11 +48,15 @@ def main(argv: list[str] | None = None) -> int:
     from densessl.compare.steps import Failed, fill
     from densessl.compare.table import summarise, table
     from densessl.data.pictures import open_pictures
+    from densessl.data.pixels import Pixels
 
     # All that can be refused is refused before hours of work.
-    pictures = {data: len(open_pictures(data.path)) for data in dict.fromkeys(row.config.data for row in rows)}
+    pictures = {
+        data: len(open_pictures(data.path, Pixels.of(config)))
+        for data, config in {row.config.data: row.config for row in rows}.items()
+    }
     backbones = {b: network(b) for b in dict.fromkeys(row.config.backbone for row in rows)}
-    evaluations = _evaluations(args, list(backbones))
+    evaluations = _evaluations(args, rows)
     out = args.out or Path("checkpoints/compare") / _slug(first.data.path, first.backbone.name, args.budget)
     # The first seed of all rows is a table already.
     runs = [Run(row, seed, out) for seed in range(args.seeds) for row in rows]
@@ -83,20 +86,25 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def _evaluations(args: argparse.Namespace, backbones: Sequence[BackboneConfig]) -> list[Evaluation]:
+def _evaluations(args: argparse.Namespace, rows: Sequence[Row]) -> list[Evaluation]:
     """Those asked for. Raises UserError where their data, settings or the backbones are not what they need."""
     from densessl.compare.runs import Evaluation, network
 
     asked = []
     if args.seg:
+        from densessl.data.pixels import Pixels
+        from densessl.reading import pixel_facts
         from densessl.segmentation.datasets import open_dataset
+        from densessl.segmentation.evaluation import check
         from densessl.segmentation.protocols import find_protocol
 
-        for split in ("train", "val"):
-            (data := open_dataset(args.seg, split)).check()
-        protocol = find_protocol(args.seg_protocol, args.seg_set, data.title)
-        for backbone in backbones:
-            network(backbone, protocol.output_stride)
+        train, val = (open_dataset(args.seg, split) for split in ("train", "val"))
+        protocol = find_protocol(args.seg_protocol, args.seg_set, val.title)
+        for config, pixels in dict.fromkeys((row.config.backbone, Pixels.of(row.config)) for row in rows):
+            backbone = network(config, protocol.output_stride)
+            backbone.metadata |= pixel_facts(pixels)
+            for data in check(backbone, train, val, protocol):
+                data.check()
         words = ["--data", args.seg, "--protocol", args.seg_protocol]
         words += ["--set", *args.seg_set] if args.seg_set else []
         setting = _slug(args.seg, args.seg_protocol, *args.seg_set)

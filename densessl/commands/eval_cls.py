@@ -6,10 +6,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from densessl.commands.evaluation import evaluation_parser, parsed, print_protocols
+from densessl.commands.evaluation import evaluation_parser, finder, parsed, print_protocols
 from densessl.commands.naming import make_folder, result_folders, short_names
 
 EXAMPLES = """
+Pictures are read with the channels and values that the backbone was pretrained on, from TIFFs or .npy too. A timm name
+beside it gives random weights for such pictures.
+
 examples:
   eval-cls checkpoints/mine resnet18 --data MY_FOLDER
   eval-cls checkpoints/mine --data cifar10 --train 5000 --test 2000 --seed 1
@@ -27,7 +30,6 @@ def main(argv: list[str] | None = None) -> int:
     size = [f"size={args.size}"] if args.size else []
     protocol = find_protocol(args.protocol, [*args.set, *size])  # refused before anything heavy is imported
 
-    from densessl.backbone_file import find_backbone
     from densessl.classification.evaluation import evaluate
     from densessl.classification.labelled import held_out, open_labelled
     from densessl.classification.report import table, write
@@ -43,14 +45,15 @@ def main(argv: list[str] | None = None) -> int:
     parts += [f"{split}{n}" for split, n in (("train", args.train), ("test", args.test)) if n]
     parts += [f"subset-{args.subset.stem}"] if args.subset else []
     folders = result_folders(names, args.out, "classification", "-".join(parts))
+    find = finder(args.backbone)
     for spec in args.backbone:  # all that can be refused is refused before hours of work
-        find_backbone(spec)
+        find(spec, args.seed)
         make_folder(folders[spec])
 
     results = {}
     for spec in args.backbone:
         results[names[spec]] = evaluate(
-            find_backbone(spec, seed=args.seed),
+            find(spec, args.seed),
             train,
             test,
             protocol,

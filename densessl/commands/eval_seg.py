@@ -8,7 +8,7 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from densessl.commands.evaluation import evaluation_parser, parsed, print_protocols, seeds_of, several
+from densessl.commands.evaluation import evaluation_parser, finder, parsed, print_protocols, seeds_of, several
 from densessl.commands.naming import make_folder, result_folders, short_names
 
 if TYPE_CHECKING:
@@ -20,6 +20,9 @@ your own checkpoint on your own masks:
   MY_FOLDER has images/{train,val}/NAME.jpg, masks/{train,val}/NAME.png and classes.txt. A mask has 8 bits; value n is
   the class on line n of classes.txt, counted from 0, and 255 is ignored. TIMM_NAME=my_model.pth names the network
   where the checkpoint doesn't show it.
+
+Pictures are read with the channels and values that the backbone was pretrained on: one of other channels than colours,
+or of more than 8 bits, reads TIFFs or .npy of MY_FOLDER. A timm name beside it gives random weights for such pictures.
 
 Several backbones are compared with the first: differences with intervals over the validation pictures. Several
 processes train the same head and share the validation pictures; the numbers are those of one process.
@@ -40,10 +43,9 @@ def main(argv: list[str] | None = None) -> int:
         return print_protocols(PROTOCOLS)
     find_protocol(args.protocol, args.set)  # a wrong word is refused before anything heavy is imported
 
-    from densessl.backbone_file import find_backbone
     from densessl.device import find_device
     from densessl.segmentation.datasets import open_dataset
-    from densessl.segmentation.evaluation import evaluate
+    from densessl.segmentation.evaluation import check, evaluate
     from densessl.segmentation.report import write, write_comparison
     from densessl.segmentation.result import Outcome
     from densessl.segmentation.scoring import Processes
@@ -56,8 +58,10 @@ def main(argv: list[str] | None = None) -> int:
     names = short_names(args.backbone)
     setting = f"{train.title}-{protocol.name}-{digest(protocol)}-{which}"
     folders = result_folders(names, args.out, "segmentation", setting)
+    find = finder(args.backbone, output_stride=protocol.output_stride)
+    shown = {}  # the validation pictures as each backbone reads them
     for spec in args.backbone:  # all that can be refused is refused before hours of work
-        find_backbone(spec, output_stride=protocol.output_stride)
+        _, shown[spec] = check(find(spec, 0), train, val, protocol)
 
     outcomes = []
     with distributed.connected(args.device) as device:
@@ -75,11 +79,10 @@ def main(argv: list[str] | None = None) -> int:
             for spec in args.backbone:
                 results = []
                 for seed in seeds:
-                    backbone = find_backbone(spec, output_stride=protocol.output_stride, seed=seed)
-                    results.append(evaluate(backbone, train, val, protocol, seed=seed, **common))
+                    results.append(evaluate(find(spec, seed), train, val, protocol, seed=seed, **common))
                 outcomes.append(Outcome(names[spec], results))
                 if first:
-                    write(folders[spec], outcomes[-1], val)
+                    write(folders[spec], outcomes[-1], shown[spec])
     if not first:
         return 0
     print(table(outcomes))

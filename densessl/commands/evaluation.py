@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from densessl.backbones import Backbone
     from densessl.protocol import Protocol
 
 BACKBONE = (
@@ -68,6 +69,30 @@ def parsed(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpa
         if args.seed:
             parser.error("--seed is one seed, --seeds their number: give one of them")
     return args
+
+
+def finder(specs: Sequence[str], **how: Any) -> Callable[[str, int], Backbone]:
+    """``find_backbone(spec, seed=..., **how)`` of backbones that are compared.
+
+    Where the first that is no mere name reads other pictures than RGB of 8 bits, random weights are for such pictures
+    too. Raises UserError.
+    """
+    from densessl.backbone_file import find_backbone
+    from densessl.backbone_spec import parse_spec
+    from densessl.reading import RGB, pixels_of, read_alike
+
+    first = next((find_backbone(spec, **how) for spec in specs if parse_spec(spec).path), None)
+    others = first is not None and pixels_of(first) != RGB
+    channels, facts = (first.in_chans, first.metadata) if first else (3, {})
+
+    def find(spec: str, seed: int) -> Backbone:
+        if not others or parse_spec(spec).path:
+            return find_backbone(spec, seed=seed, **how)
+        backbone = find_backbone(spec, seed=seed, in_chans=channels, **how)
+        read_alike(backbone, facts)
+        return backbone
+
+    return find
 
 
 def seeds_of(args: argparse.Namespace) -> tuple[list[int], str]:

@@ -34,7 +34,8 @@ def main(argv: list[str] | None = None) -> int:
     else:
         print(f"NOT verified in {args.to}: {facts['not_verified']}")
     print(
-        f"\nIn {args.to}, for an image (B, {facts['input_size'][0]}, H, W) less mean, by std:\n\n{facts['snippet']}",
+        f"\nIn {args.to}, for an image (B, {facts['input_size'][0]}, H, W): {facts['zero_to_one']}; less mean "
+        f"{facts['mean']}, by std {facts['std']}:\n\n{facts['snippet']}",
         end="",
     )
     return 0

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -17,6 +17,7 @@ from densessl.backbones import Backbone
 from densessl.compare.rows import RANDOM, Row
 from densessl.config import BackboneConfig, load_config, resolved_yaml
 from densessl.config_file import flat
+from densessl.data.pixels import Pixels
 from densessl.errors import UserError
 from densessl.files import aside
 from densessl.training.checkpoint import essential_differences
@@ -123,8 +124,9 @@ def begin(runs: Sequence[Run], overwrite: bool) -> None:
         raise UserError(f"--out: it can't be written: {error}") from None
     for random in (run for run in runs if run.row.name == RANDOM and not run.trained):
         torch.manual_seed(random.seed)
-        data, backbone = random.row.config.data, network(random.row.config.backbone)
-        save_backbone(random.folder / FILE_NAME, backbone, mean=data.mean, std=data.std, method=RANDOM, step=0)
+        config, backbone = random.row.config, network(random.row.config.backbone)
+        facts: dict[str, Any] = {"mean": config.data.mean, "std": config.data.std, "pixels": Pixels.of(config)}
+        save_backbone(random.folder / FILE_NAME, backbone, **facts, method=RANDOM, step=0)
 
 
 def _changes(file: Path, row: Row) -> str:
@@ -134,5 +136,6 @@ def _changes(file: Path, row: Row) -> str:
     before, now = (flat(config.model_dump(mode="json")) for config in (load_config(str(file)), row.config))
     keys = essential_differences(before, now)
     if row.name == RANDOM:
-        keys = [key for key in keys if key.startswith(("backbone.", "data.mean", "data.std"))]
+        read = ("backbone.", "data.mean", "data.std", "data.range", "data.percentiles")
+        keys = [key for key in keys if key.startswith(read)]
     return "".join(f"\n  {k}: {before.get(k)} there, {now.get(k)} now" for k in keys)

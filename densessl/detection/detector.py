@@ -26,6 +26,7 @@ from densessl.backbones import Backbone
 from densessl.detection.draws import DrawnSides, Draws
 from densessl.detection.protocols.base import C4, FPN, LEVELS, Protocol
 from densessl.errors import UserError
+from densessl.reading import RGB, described, pixels_of
 
 STRIDES = (4, 8, 16, 32)
 RATIOS = (0.5, 1.0, 2.0)
@@ -82,9 +83,10 @@ def check_backbone(backbone: Backbone, protocol: Protocol) -> None:
             f"{backbone.name}: its maps have strides {', '.join(map(str, backbone.strides))}; detectors need "
             f"{', '.join(map(str, STRIDES))}: a ConvNeXt or ResNet with its usual stem and output stride 32"
         )
-    if backbone.in_chans != 3:
+    if (pixels := pixels_of(backbone)) != RGB:
         raise UserError(
-            f"{backbone.name}: detectors read RGB pictures; this backbone takes {backbone.in_chans} channels"
+            f"{backbone.name}: detectors read RGB pictures; this backbone takes {described(pixels)}; segmentation and "
+            "classification read such pictures"
         )
     if isinstance(protocol, C4) and not isinstance(backbone.net, ResNet):
         raise UserError(

@@ -15,10 +15,12 @@ from densessl.backbones import Backbone
 from densessl.errors import UserError
 from densessl.export import detectron2, huggingface, mmdet, mmpretrain, onnx, timm, torch_export, torchvision
 from densessl.export.exporter import Exporter, NotInstalled
+from densessl.export.values import zero_to_one
 from densessl.export.verify import TOLERANCE, differences
 from densessl.files import aside
 from densessl.foreign.filling import COUNTER
 from densessl.key_report import first
+from densessl.reading import pixels_of
 from densessl.vit import ViT
 
 EXPORTERS: dict[str, Exporter] = {
@@ -111,7 +113,7 @@ def _destination(spec: Path, backbone: Backbone, target: str, suffix: str, out: 
 
 
 def _manifest(backbone: Backbone, target: str, name: str, file: Path) -> dict[str, object]:
-    metadata = backbone.metadata
+    metadata, pixels = backbone.metadata, pixels_of(backbone)
     with (file / "model.safetensors" if file.is_dir() else file).open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
     return {
@@ -122,6 +124,9 @@ def _manifest(backbone: Backbone, target: str, name: str, file: Path) -> dict[st
         "input_size": [backbone.in_chans, 224, 224],
         "fixed_input_size": False,
         "colour_order": "RGB" if backbone.in_chans == 3 else f"{backbone.in_chans} channels as in pretraining",
+        "range": None if pixels.percentiles else pixels.range or ((0, 255),),
+        "percentiles": pixels.percentiles,
+        "zero_to_one": zero_to_one(backbone),
         "mean": metadata["mean"],
         "std": metadata["std"],
         "channels": backbone.channels,

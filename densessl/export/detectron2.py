@@ -13,6 +13,7 @@ from densessl.backbones import Backbone
 from densessl.errors import UserError
 from densessl.export.exporter import NotInstalled, Stages, first_norms, installed, plain, plain_convnext, renamed
 from densessl.export.mmpretrain import DEPTHS
+from densessl.export.values import of_stored
 from densessl.foreign import layouts
 
 SUFFIX = ".pkl"
@@ -41,8 +42,9 @@ def open(backbone: Backbone, file: Path) -> Stages:
 
 
 def snippet(backbone: Backbone, file: Path) -> str:
-    mean, std = ([round(255 * value, 3) for value in backbone.metadata[key]] for key in ("mean", "std"))  # type: ignore
+    mean, std, remark = of_stored(backbone)
     lines = "".join(f"cfg.INPUT.{key} = {value!r}\n" for key, value in (("FORMAT", "RGB"),))
+    lines += f"# Mean and std are {remark}.\n" if remark else ""
     lines += f"cfg.MODEL.PIXEL_MEAN = {mean}\ncfg.MODEL.PIXEL_STD = {std}\n"
     if isinstance(backbone.net, ConvNeXt):
         return f"""\

@@ -14,13 +14,17 @@ from densessl.backbones import Backbone
 from densessl.errors import UserError
 from densessl.export.exporter import Stages, fitting, installed, plain, renamed
 from densessl.foreign import layouts
+from densessl.reading import RGB, pixels_of
 
 SUFFIX = ".hf"
 NEEDS = ("transformers",)
 
 
 def write(backbone: Backbone, file: Path) -> None:
-    """``file`` becomes the folder: config.json, model.safetensors, preprocessor_config.json."""
+    """``file`` becomes the folder: config.json, model.safetensors and, of RGB of 8 bits, preprocessor_config.json.
+
+    Its processors know no other pictures.
+    """
     kind, facts = _config(backbone)
     layout = layouts.huggingface_convnext if kind.startswith("ConvNext") else layouts.huggingface_resnet
     transformers = installed("transformers")
@@ -31,7 +35,8 @@ def write(backbone: Backbone, file: Path) -> None:
     config.save_pretrained(file)
     tensors = fitting(renamed(backbone, layout), net, "hf", backbone.name)
     (file / "model.safetensors").write_bytes(save(tensors, {"format": "pt"}))
-    (file / "preprocessor_config.json").write_text(json.dumps(_preprocessor(backbone), indent=2) + "\n")
+    if pixels_of(backbone) == RGB:
+        (file / "preprocessor_config.json").write_text(json.dumps(_preprocessor(backbone), indent=2) + "\n")
 
 
 def open(backbone: Backbone, file: Path) -> Stages:

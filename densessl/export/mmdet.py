@@ -12,6 +12,7 @@ from densessl.backbones import Backbone
 from densessl.export import mmpretrain
 from densessl.export.exporter import Stages, first_norms, installed
 from densessl.export.files import torch_save
+from densessl.export.values import of_stored
 
 SUFFIX = ".pth"
 NEEDS: tuple[str, ...] = ()
@@ -31,7 +32,6 @@ def open(backbone: Backbone, file: Path) -> Stages:
 
 
 def snippet(backbone: Backbone, file: Path) -> str:
-    mean, std = ([round(255 * value, 3) for value in backbone.metadata[key]] for key in ("mean", "std"))  # type: ignore
     given = mmpretrain.facts(backbone)
     if isinstance(backbone.net, ConvNeXt):
         given |= {"out_indices": [0, 1, 2, 3]}
@@ -47,11 +47,25 @@ def snippet(backbone: Backbone, file: Path) -> str:
     type="{kind}",
 {lines}    init_cfg=dict(type="Pretrained", checkpoint={str(file)!r}),
 )
-data_preprocessor = dict(
+{_preprocessor(backbone)}"""
+
+
+def _preprocessor(backbone: Backbone) -> str:
+    mean, std, remark = of_stored(backbone)
+    said = f"# Mean and std are {remark}.\n" if remark else ""
+    if backbone.in_chans not in (1, 3):
+        return f"""\
+data_preprocessor = dict(type="DetDataPreprocessor", pad_size_divisor=32)
+# That subtracts 1 or 3 means alone: the pipeline has to bring {backbone.in_chans} channels less mean, by std.
+{said}mean = {mean}
+std = {std}
+"""
+    return f"""\
+{said}data_preprocessor = dict(
     type="DetDataPreprocessor",
     mean={mean},
     std={std},
-    bgr_to_rgb=True,
+    bgr_to_rgb={backbone.in_chans == 3},
     pad_size_divisor=32,
 )
 """

@@ -13,12 +13,13 @@ from densessl.backbones import Backbone
 from densessl.device import find_device, peak_memory
 from densessl.errors import UserError
 from densessl.outcomes import backbone_facts, data_facts
+from densessl.reading import RGB, described, normalisation, pixels_of
 from densessl.segmentation import clusters, fast, linear, retrieval
-from densessl.segmentation.datasets import SegmentationDataset
+from densessl.segmentation.datasets import SegmentationDataset, read_as
 from densessl.segmentation.inference import predict
 from densessl.segmentation.protocols import Clusters, Fast, Linear, Protocol, Retrieval
 from densessl.segmentation.result import Result
-from densessl.segmentation.samples import InferenceSamples, normalisation
+from densessl.segmentation.samples import InferenceSamples
 from densessl.segmentation.scoring import ALONE, Processes, score
 
 FITS: dict[type[Protocol], Any] = {
@@ -45,23 +46,14 @@ def evaluate(
     Where the protocol fine-tunes, a copy of the backbone is trained and scored.
 
     ``backbone`` must have the protocol's output stride (``find_backbone(..., output_stride=protocol.output_stride)``)
-    and should carry the mean and std of its pictures in ``metadata``; ImageNet's are taken otherwise. ``seed`` decides
-    the head's first weights, the order of the pictures, crops and dropout. The result doesn't depend on ``workers``,
+    and should carry the mean and std of its pictures in ``metadata``; ImageNet's are taken otherwise. Pictures are read
+    with the channels and values of its pretraining. ``seed`` decides the head's first weights, the order of the
+    pictures, crops and dropout. The result doesn't depend on ``workers``,
     nor on ``processes``: each trains the same head, which no more of them make faster, and they share the validation.
     Raises UserError for data or settings that don't fit together, before training.
     """
-    if backbone.output_stride != protocol.output_stride:
-        raise UserError(
-            f"protocol {protocol.name} needs a backbone of output stride {protocol.output_stride}, this one has "
-            f"{backbone.output_stride}: load it with output_stride={protocol.output_stride}"
-        )
-    if backbone.in_chans != 3:
-        raise UserError(f"segmentation reads RGB pictures; this backbone takes {backbone.in_chans} channels")
-    if train.classes != val.classes:
-        raise UserError(f"{train.title}: the classes of training and validation differ")
+    train, val = check(backbone, train, val, protocol)
     for dataset in (train, val):
-        if not len(dataset):
-            raise UserError(f"{dataset.title}: the split {dataset.split} is empty")
         dataset.check()
 
     place = find_device(device)
@@ -105,3 +97,27 @@ def evaluate(
         memory=peak_memory(place),
         processes=processes.world_size,
     )
+
+
+def check(
+    backbone: Backbone, train: SegmentationDataset, val: SegmentationDataset, protocol: Protocol
+) -> tuple[SegmentationDataset, SegmentationDataset]:
+    """The data sets, their pictures read as the backbone's were. Raises UserError for what doesn't fit together."""
+    if backbone.output_stride != protocol.output_stride:
+        raise UserError(
+            f"protocol {protocol.name} needs a backbone of output stride {protocol.output_stride}, this one has "
+            f"{backbone.output_stride}: load it with output_stride={protocol.output_stride}"
+        )
+    if train.classes != val.classes:
+        raise UserError(f"{train.title}: the classes of training and validation differ")
+    for data in (train, val):
+        if not len(data):
+            raise UserError(f"{data.title}: the split {data.split} is empty")
+    pixels = pixels_of(backbone)
+    train, val = read_as(train, pixels), read_as(val, pixels)
+    if protocol.photometric and pixels != RGB:
+        raise UserError(
+            f"protocol {protocol.name} distorts the colours of RGB pictures of 8 bits, and this backbone takes "
+            f"{described(pixels)}: --set photometric=false leaves them as they are"
+        )
+    return train, val

@@ -15,13 +15,14 @@ from torch.utils.data import DataLoader
 from densessl.backbones import Backbone
 from densessl.errors import UserError
 from densessl.progress import progress
+from densessl.reading import normalisation
 from densessl.segmentation.datasets import SegmentationDataset
 from densessl.segmentation.datasets.files import IGNORE
 from densessl.segmentation.heads import LinearHead
 from densessl.segmentation.inference import padded_maps
 from densessl.segmentation.metrics import mean_iou
 from densessl.segmentation.protocols import Fast
-from densessl.segmentation.samples import TrainingSamples, batch_of, normalisation
+from densessl.segmentation.samples import TrainingSamples, batch_of
 
 IN_MEMORY = 2 * 2**30  # bytes of cached features; more of them lie in a temporary file
 ROWS = 2**16  # of features that are held twice, or in float64

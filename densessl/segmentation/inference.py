@@ -17,14 +17,14 @@ CLASSES_AT_ONCE = 16  # and this whatever the number of classes
 
 
 def dense_logits(backbone: Backbone, head: nn.Module, image: Tensor, *, final_norm: bool = False) -> Tensor:
-    """(B, classes, H, W) at the size of the normalised pictures (B, 3, H, W)."""
+    """(B, classes, H, W) at the size of the normalised pictures (B, C, H, W)."""
     height, width = image.shape[-2:]
     maps, size = padded_maps(backbone, image, final_norm=final_norm)
     return interpolate(head(maps), size, mode="bilinear", align_corners=False)[..., :height, :width]
 
 
 def padded_maps(backbone: Backbone, image: Tensor, *, final_norm: bool) -> tuple[list[Tensor], tuple[int, int]]:
-    """Stage maps of pictures (B, 3, H, W) and the (height, width) that the maps span.
+    """Stage maps of pictures (B, C, H, W) and the (height, width) that the maps span.
 
     Pictures are padded with the mean, right and below, to a multiple of the coarsest stride: else the cells of the
     coarse maps, fewer after rounding down, would be stretched over the picture. Only in training mode has the backbone
@@ -39,7 +39,7 @@ def padded_maps(backbone: Backbone, image: Tensor, *, final_norm: bool) -> tuple
 
 @torch.inference_mode()
 def predict(backbone: Backbone, head: nn.Module, image: Tensor, protocol: Protocol, size: Sequence[int]) -> Tensor:
-    """(H, W) int64 labels at ``size``, from one picture (3, h, w) at the protocol's scale.
+    """(H, W) int64 labels at ``size``, from one picture (C, h, w) at the protocol's scale.
 
     Of several ratios, or mirrored pictures, the probabilities are averaged, as mmsegmentation does, and all classes are
     held at ``size``. Else memory is that of all classes at the protocol's scale, of CLASSES_AT_ONCE at ``size`` and,
@@ -90,7 +90,7 @@ def _resized(logits: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def slide(logits: Callable[[Tensor], Tensor], image: Tensor, window: int, stride: int) -> Tensor:
-    """(1, classes, H, W): logits of square windows over (1, 3, H, W), averaged where they overlap."""
+    """(1, classes, H, W): logits of square windows over (1, C, H, W), averaged where they overlap."""
     height, width = image.shape[-2:]
     places = windows(height, width, window, stride)
     total, count = None, image.new_zeros(height, width)

@@ -12,13 +12,14 @@ from torch.utils.data import DataLoader
 from densessl.backbones import Backbone
 from densessl.errors import UserError
 from densessl.progress import progress
+from densessl.reading import normalisation
 from densessl.segmentation.datasets import SegmentationDataset
 from densessl.segmentation.datasets.files import IGNORE
 from densessl.segmentation.decoders import DecoderHead
 from densessl.segmentation.heads import LinearHead
 from densessl.segmentation.inference import dense_logits
 from densessl.segmentation.protocols import Linear
-from densessl.segmentation.samples import TrainingSamples, batch_of, normalisation
+from densessl.segmentation.samples import TrainingSamples, batch_of
 
 
 def learning_rate(protocol: Linear, iteration: int) -> float:

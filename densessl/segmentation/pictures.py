@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from densessl.data.contact import as_rgb
 from densessl.data.palette import palette
 from densessl.segmentation.datasets import SegmentationDataset
 from densessl.segmentation.datasets.files import IGNORE
@@ -51,7 +52,7 @@ def _row(data: SegmentationDataset, index: int, prediction: np.ndarray) -> tuple
     image, mask = data[index]
     counted = mask != IGNORE
     share = f", {(prediction == mask)[counted].mean():.0%} of pixels right" if counted.any() else ""
-    parts = image, coloured(mask, data), coloured(prediction, data), errors(mask, prediction)
+    parts = as_rgb(image), coloured(mask, data), coloured(prediction, data), errors(mask, prediction)
     return data.name(index) + share, [Image.fromarray(part) for part in parts]
 
 

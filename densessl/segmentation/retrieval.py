@@ -12,11 +12,12 @@ from torch.utils.data import DataLoader
 
 from densessl.backbones import Backbone
 from densessl.progress import progress
+from densessl.reading import normalisation
 from densessl.segmentation.datasets import SegmentationDataset
 from densessl.segmentation.datasets.files import IGNORE
 from densessl.segmentation.inference import padded_maps
 from densessl.segmentation.protocols import Clusters, Retrieval
-from densessl.segmentation.samples import TrainingSamples, batch_of, normalisation
+from densessl.segmentation.samples import TrainingSamples, batch_of
 
 AT_ONCE = 2**26  # similarities: 256 MB
 

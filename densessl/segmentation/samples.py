@@ -10,18 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from densessl.backbones import Backbone
 from densessl.errors import UserError
 from densessl.segmentation.datasets import SegmentationDataset
 from densessl.segmentation.protocols import Protocol
 from densessl.segmentation.transforms import inference_picture, training_sample
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-def normalisation(backbone: Backbone) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std of the pictures the backbone was trained on; ImageNet's where it doesn't say."""
-    return backbone.metadata.get("mean", IMAGENET_MEAN), backbone.metadata.get("std", IMAGENET_STD)  # type: ignore
 
 
 class TrainingSamples(Dataset):

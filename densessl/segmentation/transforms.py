@@ -42,7 +42,10 @@ def training_sample(
     epoch: int,
     index: int,
 ) -> tuple[Tensor, Tensor]:
-    """(3, h, w) float32 and (h, w) int64 of the protocol's crop size, from (H, W, 3) and (H, W) uint8."""
+    """(C, h, w) float32 and (h, w) int64 of the protocol's crop size.
+
+    From a picture (H, W, C), uint8 or from black 0 to white 65535 uint16, and a mask (H, W) uint8.
+    """
     rng = np.random.default_rng((seed, epoch, index))
     size = _scaled(mask.shape, protocol.scale, rng.uniform(*protocol.ratio))
     image, mask = resize(image, mask, size)
@@ -58,7 +61,7 @@ def training_sample(
 
 
 def inference_picture(image: np.ndarray, protocol: Protocol, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(3, h, w) float32 at the protocol's scale."""
+    """(C, h, w) float32 at the protocol's scale."""
     size = _scaled(image.shape[:2], protocol.scale, 1.0)
     pixels = normalise(resize(image, None, size)[0], mean, std)
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
@@ -67,7 +70,8 @@ def inference_picture(image: np.ndarray, protocol: Protocol, mean: Sequence[floa
 def resize(image: np.ndarray, mask: np.ndarray | None, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Bilinear for the picture, nearest for the mask, both with the same pixel centres; size (height, width)."""
     if size != image.shape[:2]:
-        image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+        channels = image.shape[2:]  # of which OpenCV drops a single one
+        image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR).reshape(*size, *channels)
         if mask is not None:  # OpenCV's plain nearest is half a pixel off bilinear
             mask = cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
     return image, np.empty((0, 0), np.uint8) if mask is None else mask
@@ -103,8 +107,8 @@ def photometric(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def normalise(image: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """float32 (image / 255 - mean) / std."""
-    scale = 1 / (255 * np.asarray(std, np.float32))
+    """float32 (image / white - mean) / std, where white is the largest value of the image's type."""
+    scale = 1 / (np.iinfo(image.dtype).max * np.asarray(std, np.float32))
     return image * scale - np.asarray(mean, np.float32) / np.asarray(std, np.float32)
 
 

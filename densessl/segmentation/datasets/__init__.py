@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from densessl.data.pixels import Pixels
+from densessl.errors import UserError
+from densessl.reading import RGB, described
 from densessl.segmentation.datasets.ade20k import ADE20K
 from densessl.segmentation.datasets.camvid import CamVid
 from densessl.segmentation.datasets.cityscapes import Cityscapes
@@ -19,7 +22,11 @@ from densessl.trees import open_layout
 
 
 class SegmentationDataset(typing.Protocol):
-    """What an evaluation reads. Labels index ``classes`` and ``colors``; 255 in a mask is ignored."""
+    """What an evaluation reads. Labels index ``classes`` and ``colors``; 255 in a mask is ignored.
+
+    One whose pictures can be read with other channels or values than RGB of 8 bits has a method ``read_as(pixels)`` as
+    ``Pairs`` has.
+    """
 
     title: str
     split: str
@@ -29,12 +36,22 @@ class SegmentationDataset(typing.Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Picture (H, W, 3) and mask (H, W), both uint8. Raises UserError."""
+        """Picture (H, W, C) uint8 or uint16 and mask (H, W) uint8. Raises UserError."""
 
     def name(self, index: int) -> str: ...
 
     def check(self) -> None:
         """Raises UserError for a mask that is wrong."""
+
+
+def read_as(data: SegmentationDataset, pixels: Pixels) -> SegmentationDataset:
+    """``data`` with pictures as ``pixels`` say, itself where that is plain RGB. Raises UserError where it can't."""
+    if pixels == RGB:
+        return data
+    if not hasattr(data, "read_as"):
+        raise UserError(f"{data.title} has RGB pictures of 8 bits; this backbone takes {described(pixels)}")
+    changed: SegmentationDataset = data.read_as(pixels)
+    return changed
 
 
 # name -> class(path, split), with ``recognises(path)``, tried in this order, and a ``layout`` for messages. One that

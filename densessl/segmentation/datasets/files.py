@@ -8,16 +8,27 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from densessl.data.decoding import Unreadable, decode
 from densessl.data.palette import Color
+from densessl.data.pixels import Pixels
 from densessl.errors import UserError
+from densessl.reading import RGB, described
 
 IGNORE = 255
+ARRAYS = (".npy", ".tif", ".tiff")  # of any number of channels
 # Pillow stretches grey PNGs of 2 and 4 bits to 0..255; a label needs the stored number.
 _STRETCH = {"L;2": 85, "L;4": 17}
 
 
-def read_picture(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8. EXIF rotation is not applied: a mask knows nothing of it."""
+def read_picture(path: Path, pixels: Pixels = RGB) -> np.ndarray:
+    """(H, W, C) of ``pixels.dtype``. EXIF rotation is not applied: a mask knows nothing of it. Raises UserError."""
+    if not _by_pillow(path, pixels):
+        try:
+            return decode(path.read_bytes(), str(path), pixels)
+        except Unreadable as error:
+            raise UserError(f"{error}; it is read as the backbone was trained, {described(pixels)}") from None
+        except OSError as error:
+            raise UserError(f"{path}: the picture can't be read: {error.strerror}") from None
     with open_picture(path) as image:
         if image.mode.startswith(("I", "F")):
             raise UserError(f"{path}: a picture of mode {image.mode}; 8 bits a channel are needed")
@@ -25,6 +36,20 @@ def read_picture(path: Path) -> np.ndarray:
             return np.asarray(image.convert("RGB"))
         except (OSError, SyntaxError) as error:
             raise UserError(f"{path}: the picture can't be read: {error}") from None
+
+
+def picture_size(path: Path, pixels: Pixels = RGB) -> tuple[int, int]:
+    """(H, W), from the header alone where Pillow knows the format. Raises UserError."""
+    if not _by_pillow(path, pixels) and path.suffix.lower() in ARRAYS:
+        height, width, _ = read_picture(path, pixels).shape
+        return height, width
+    with open_picture(path) as image:
+        return image.height, image.width
+
+
+def _by_pillow(path: Path, pixels: Pixels) -> bool:
+    """Published scores have its pixels."""
+    return pixels == RGB and path.suffix.lower() != ".npy"
 
 
 def read_mask(path: Path, colors: Sequence[Color] = ()) -> np.ndarray:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from densessl.data.palette import palette
 from densessl.errors import UserError
-from densessl.segmentation.datasets.files import IGNORE
+from densessl.segmentation.datasets.files import ARRAYS, IGNORE
 from densessl.segmentation.datasets.pairs import Pairs, lookup_of, pair_up
 from densessl.trees import incomplete
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", *ARRAYS)
 # A class of this name (in any case) is no class: its label is ignored, and the classes after it move up by one.
 IGNORED_NAMES = ("unlabelled", "unlabeled", "void", "ignore", "ignored")
 
@@ -19,8 +19,11 @@ class Folder(Pairs):
     """``images/{train,val}/NAME.*`` and ``masks/{train,val}/NAME.png``; sub-folders are followed.
 
     Line n of ``classes.txt`` names label n, counted from 0. A class called unlabelled, unlabeled, void, ignore or
-    ignored is left out of training and scores, like the value 255, which is always ignored.
+    ignored is left out of training and scores, like the value 255, which is always ignored. Pictures of other channels
+    than colours, or of more bits, are TIFFs or .npy.
     """
+
+    rgb = False
 
     layout = """
 FOLDER/

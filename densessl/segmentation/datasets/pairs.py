@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
 from densessl.data.palette import Color
+from densessl.data.pixels import Pixels
 from densessl.errors import UserError
-from densessl.segmentation.datasets.files import IGNORE, open_picture, read_mask, read_picture
+from densessl.reading import RGB, described
+from densessl.segmentation.datasets.files import IGNORE, picture_size, read_mask, read_picture
 from densessl.trees import few, incomplete
 
 log = logging.getLogger("densessl")
@@ -24,6 +28,9 @@ class Pairs:
     ``lookup`` has 256 entries: the value in a mask file -> label, ``IGNORE``, or -1 where the value is no class. Where
     there are not ``published`` pictures, that is said: scores of a part are no scores of the whole.
     """
+
+    pixels = RGB
+    rgb = True  # of 8 bits, or grey, all pictures are known to be
 
     def __init__(
         self,
@@ -58,15 +65,25 @@ class Pairs:
         return self.pair(index)[0].stem
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Picture (H, W, 3) and mask (H, W), both uint8; 255 in the mask is ignored."""
-        return read_picture(self.pair(index)[0]), self.mask(index)
+        """Picture (H, W, C) of ``pixels.dtype`` and mask (H, W) uint8; 255 in the mask is ignored."""
+        picture = read_picture(self.pair(index)[0], self.pixels)
+        return picture, self._mask(index, *picture.shape[:2])
+
+    def read_as(self, pixels: Pixels) -> Self:
+        """The same pairs with pictures of other channels or values. Raises UserError where they are known not to be."""
+        if self.rgb and (pixels.channels not in (1, 3) or set(pixels.range) - {(0, 255)}):
+            raise UserError(f"{self.title} has RGB pictures of 8 bits; this backbone takes {described(pixels)}")
+        changed = copy.copy(self)
+        changed.pixels = pixels
+        return changed
 
     def mask(self, index: int) -> np.ndarray:
         """The mask alone, held against its picture's size and the classes. Raises UserError."""
+        return self._mask(index, *picture_size(self.pair(index)[0], self.pixels))
+
+    def _mask(self, index: int, height: int, width: int) -> np.ndarray:
         picture, file = self.pair(index)
         labels = self.labels(index)
-        with open_picture(picture) as image:
-            width, height = image.size
         if labels.shape != (height, width):
             raise UserError(
                 f"{file}: the mask is {labels.shape[1]}x{labels.shape[0]} pixels, its picture {picture.name} is "
