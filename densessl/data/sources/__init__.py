@@ -27,12 +27,12 @@ def open_source(path: str) -> Source:
 
     Raises UserError.
     """
-    if path.startswith("hf:"):
-        from densessl.data.sources.hugging_face import open_hugging_face  # which imports pandas
-
-        return open_hugging_face(path)
     if "://" in path:
         from densessl.data.sources.remote import open_remote
 
         return open_remote(path)
+    if path.startswith("hf:"):
+        from densessl.data.sources.hugging_face import open_hugging_face  # whose library imports pandas
+
+        return open_hugging_face(path)
     return Shards(files) if (files := shard_files(path)) else find_files(path)

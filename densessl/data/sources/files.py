@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import time
 from array import array
 from collections import Counter
@@ -47,7 +48,10 @@ class Files:
         """The whole file. Raises Unreadable."""
         path = self.path(i)
         try:
-            with open(path, "rb") as file:
+            # Opening a pipe waits for a writer, and a device may never end.
+            with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise Unreadable(path, "no file, but a pipe or a device")
                 return file.read()
         except OSError as error:
             raise Unreadable(path, error.strerror or str(error)) from None
@@ -132,7 +136,7 @@ def _of_folder(root: str, write: Write) -> dict[str, Any]:
                 for entry in entries:
                     if entry.name.startswith(b"."):
                         continue
-                    if entry.is_dir():
+                    if _is_folder(entry):
                         inner.append(folder + entry.name + b"/")
                     elif entry.name.lower().endswith(ENDINGS):
                         names += entry.name
@@ -156,6 +160,13 @@ def _of_folder(root: str, write: Write) -> dict[str, Any]:
     notes = paths.end(digest([*ENDINGS, *modified]) if complete and settled(modified, since) else None)
     write(bytes(searched))
     return notes
+
+
+def _is_folder(entry: os.DirEntry[bytes]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle, which is named when it is read
+        return False
 
 
 def _unchanged(root: str, index: Index) -> bool:

@@ -149,8 +149,8 @@ def _state(system: Any, name: str) -> State:
         info = _patiently(lambda: _ask(system, "info", name))
     except Exception as error:  # each file system has its own
         raise UserError(f"data.path: {system.unstrip_protocol(name)}: {_reason(error)}") from None
-    if info.get("size") is None:
-        raise UserError(f"data.path: {name}: the server does not tell how long it is, so it can't be read in parts")
+    if info.get("size") is None or info.get("partial") is False:
+        raise UserError(f"data.path: {name}: the server does not send parts of it; copy it to one that does")
     return State(int(info["size"]), " ".join(str(info[key]) for key in VERSIONS if info.get(key)))
 
 
