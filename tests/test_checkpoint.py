@@ -33,11 +33,11 @@ class Memory:
     def __init__(self, value: float = 0.0) -> None:
         self.value = torch.full((1000,), value)
 
-    def save(self, folder: Path, name: str) -> None:
-        torch.save(self.value, folder / name / "engine.pt")
+    def save(self, folder: Path) -> None:
+        torch.save(self.value, folder / "engine.pt")
 
-    def load(self, folder: Path, name: str) -> None:
-        self.value = torch.load(folder / name / "engine.pt")
+    def load(self, folder: Path) -> None:
+        self.value = torch.load(folder / "engine.pt")
 
 
 def saved(run: Path, *steps: int) -> Path:
@@ -210,11 +210,11 @@ def test_a_run_from_before_a_key_existed_goes_on(tmp_path: Path) -> None:
     checkpoint.begin_run(tmp_path, Config(**CONFIG))
     file = tmp_path / "config.yaml"
     before = yaml.safe_load(file.read_text())
-    del before["zero"], before["photometric"]["grey_p"]
+    del before["seed"], before["photometric"]["grey_p"]
     file.write_text(yaml.safe_dump(before))
     checkpoint.check_same(tmp_path, Config(**CONFIG))
-    with pytest.raises(UserError, match="zero: 0 in the run, 1 now"):
-        checkpoint.check_same(tmp_path, Config(**CONFIG | {"zero": 1}))
+    with pytest.raises(UserError, match="seed: 0 in the run, 1 now"):
+        checkpoint.check_same(tmp_path, Config(**CONFIG | {"seed": 1}))
 
 
 def test_what_matters_may_not_change_on_resuming(tmp_path: Path) -> None:
@@ -223,6 +223,7 @@ def test_what_matters_may_not_change_on_resuming(tmp_path: Path) -> None:
         "log_every": 1,
         "save_every": 7,
         "threads": 2,
+        "zero": 1,
         "run": "moved",
         "data": {"path": "pictures", "workers": 0},
     }

@@ -78,7 +78,11 @@ def process(rank: int, folder: Path) -> dict[str, Any]:
             seen["gradients"].append(engine.step().item())
             seen["terms"].append(distributed.mean_over_processes(terms))
         seen["state"] = {k: v.clone() for k, v in method.state_dict().items()}
-        seen["losses"] = losses_on_and_after_loading(engine, cfg, rank, folder)
+        seen["losses"] = losses_on_and_after_loading(engine, cfg, rank, folder / f"{name}{zero}{clip}")
+        seen["after"] = {
+            stage: loaded(name, stage, clip, folder / f"{name}{zero}{clip}", rank) for stage in stages(name)
+        }
+        seen["after one"] = loaded(name, zero, clip, folder / f"one{name}{clip}", rank)
         result[name, zero, clip] = seen
         engine.close()
     return result
@@ -86,20 +90,63 @@ def process(rank: int, folder: Path) -> dict[str, Any]:
 
 def losses_on_and_after_loading(engine: Engine, cfg: Any, rank: int, folder: Path) -> list[float]:
     """Losses of the same two steps: straight on, and in a new engine that loaded the state."""
-    engine.save(folder / "state", "here")
+    folder.mkdir(exist_ok=True)
+    distributed.barrier()
+    engine.save(folder)
+    distributed.barrier()
     other = synchronise_batch_norm(build(seed=7))
     twin = Engine(other, build_optimizer(other, cfg.optim), cfg, CPU)
-    twin.load(folder / "state", "here")
-    losses = []
-    for each in (engine, twin):
-        for step in (5, 6):
-            set_lr(each.optimizer, 0.1)
-            loss = torch.stack(list(each(batch(step, rank, 2)).values())).sum()
-            each.backward(loss)
-            each.step()
-            losses.append(loss.item())
+    twin.load(folder)
+    losses = [loss for each in (engine, twin) for loss, _ in two_more(each, rank, 2)]
     twin.close()
     return losses
+
+
+def two_more(engine: Engine, rank: int = 0, processes: int = 1) -> list[tuple[float, float]]:
+    """The loss of this process, and the mean over all, of two steps."""
+    losses = []
+    for step in (5, 6):
+        set_lr(engine.optimizer, 0.1)
+        loss = torch.stack(list(engine(batch(step, rank, processes)).values())).sum()
+        engine.backward(loss)
+        engine.step()
+        losses.append((loss.item(), distributed.mean_over_processes({"loss": loss})["loss"]))
+    return losses
+
+
+def stages(name: str) -> tuple[int, ...]:
+    return (0,) if name == "lars" else (0, 1, 2)
+
+
+def loaded(name: str, zero: int, clip: float, folder: Path, rank: int = 0) -> list[float]:
+    """Mean losses of two steps from a saved state on, by all processes that there are."""
+    cfg, method = settings(name, zero, clip), synchronise_batch_norm(build(seed=9))
+    engine = Engine(method, build_optimizer(method, cfg.optim), cfg, CPU)
+    engine.load(folder)
+    losses = [mean for _, mean in two_more(engine, rank, distributed.world_size())]
+    engine.close()
+    return losses
+
+
+def one(rank: int, folder: Path) -> dict[str, Any]:
+    """One process: saves states for two, or goes on with theirs."""
+    launch.setup(threads=1)
+    connect()
+    result: dict[str, Any] = {}
+    for name, zero, clip in CASES:
+        if (theirs := folder / f"{name}{zero}{clip}").exists():
+            result[name, zero, clip] = {stage: loaded(name, stage, clip, theirs) for stage in stages(name)}
+            continue
+        cfg, method = settings(name, 0, clip), build()
+        engine = Engine(method, build_optimizer(method, cfg.optim), cfg, CPU)
+        for step, lr in enumerate(LRS):
+            set_lr(engine.optimizer, lr)
+            engine.backward(torch.stack(list(engine(batch(step)).values())).sum())
+            engine.step()
+        (folder / f"one{name}{clip}").mkdir(exist_ok=True)
+        engine.save(folder / f"one{name}{clip}")
+        engine.close()
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -107,17 +154,19 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("two")
     (folder / "extensions").mkdir()
     (folder / "port").write_text(launch.alone()["MASTER_PORT"])
+    spawn(one, folder, 1)
     results = spawn(process, folder)
+    results += spawn(one, folder, 1)
     # DeepSpeed would have compiled an operation that training never uses.
     assert not list((folder / "extensions").iterdir())
     return results
 
 
-def plain_torch(name: str, clip: float) -> tuple[Statistic, list[dict[str, float]], list[float]]:
+def plain_torch(name: str, clip: float, more: bool = False) -> tuple[Statistic, list[dict[str, float]], list[float]]:
     method = build()
     optimizer = build_optimizer(method, settings(name).optim)
     terms, norms = [], []
-    for step, lr in enumerate(LRS):
+    for step, lr in [*enumerate(LRS), *(((5, 0.1), (6, 0.1)) if more else ())]:
         set_lr(optimizer, lr)
         optimizer.zero_grad()
         values = method(batch(step))
@@ -132,7 +181,7 @@ def plain_torch(name: str, clip: float) -> tuple[Statistic, list[dict[str, float
 @pytest.mark.parametrize(("name", "zero", "clip"), CASES)
 def test_two_processes_equal_plain_torch(name: str, zero: int, clip: float, results: list[dict[str, Any]]) -> None:
     method, terms, norms = plain_torch(name, clip)
-    ours = [result[name, zero, clip] for result in results]
+    ours = [result[name, zero, clip] for result in results[:2]]
     for o in ours:
         for mine, truth in zip(o["terms"], terms, strict=True):
             assert mine == pytest.approx(truth, rel=1e-5)
@@ -147,10 +196,24 @@ def test_two_processes_equal_plain_torch(name: str, zero: int, clip: float, resu
 
 @pytest.mark.parametrize("case", CASES)
 def test_loaded_state_goes_on_with_the_same_losses(case: tuple[str, int, float], results: list[dict[str, Any]]) -> None:
-    for result in results:
+    for result in results[:2]:
         losses = result[case]["losses"]
         assert losses[:2] == losses[2:]
         assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize(("name", "zero", "clip"), CASES)
+def test_any_number_of_processes_and_stage_goes_on(
+    name: str, zero: int, clip: float, results: list[dict[str, Any]]
+) -> None:
+    """From two processes to one and back, from each stage of ZeRO to each: as plain torch with the whole batch."""
+    _, terms, _ = plain_torch(name, clip, more=True)
+    truth = [sum(values.values()) for values in terms[-2:]]
+    two, alone = results[0][name, zero, clip], results[2][name, zero, clip]
+    assert two["after one"] == pytest.approx(truth, rel=1e-5)
+    for stage in stages(name):
+        assert two["after"][stage] == pytest.approx(truth, rel=1e-5)
+        assert alone[stage] == pytest.approx(truth, rel=1e-5)
 
 
 # --- one process ------------------------------------------------------------------------------------------------------

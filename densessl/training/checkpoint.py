@@ -32,7 +32,7 @@ KEEP = 2  # states: the newest, and one in case it is damaged
 CONTENTS = ("config.yaml", "metrics.jsonl", "tensorboard", FILE_NAME, "state")
 # Keys that may differ on resuming. Any other would make the run another one.
 HARMLESS = {"name", "run", "threads", "log_every", "save_every", "data.workers", "data.unreadable"}
-HARMLESS |= {"micro_batch", "compile", "backbone.checkpointing"}  # another rounding, at most
+HARMLESS |= {"zero", "micro_batch", "compile", "backbone.checkpointing"}  # another rounding, at most
 
 # --- run folder -------------------------------------------------------------------------------------------------------
 
@@ -90,7 +90,7 @@ def save(engine: Engine, run: Path, step: int, about: dict[str, int]) -> None:
     folder, name = run / "state", f"step{step:07d}"
     part = folder / f".{name}.tmp"
     distributed.on_first(_clear, part)
-    engine.save(folder, part.name)
+    engine.save(part)
     distributed.barrier()
     about = {"step": step, "processes": distributed.world_size(), **about}
     distributed.on_first(_complete, part, folder / name, about)
@@ -154,7 +154,7 @@ def _damage(place: Path) -> str | None:
 
 def load(engine: Engine, run: Path, step: int) -> None:
     """Continue from the state after ``step`` steps; a call of all processes."""
-    engine.load(run / "state", f"step{step:07d}")
+    engine.load(run / "state" / f"step{step:07d}")
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

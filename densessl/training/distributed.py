@@ -100,6 +100,14 @@ def gather_together(*tensors: Tensor) -> list[Tensor]:
     return [part.contiguous().view(x.dtype).view(-1, *x.shape[1:]) for part, x in zip(parts, tensors, strict=True)]
 
 
+@torch.no_grad()
+def total(x: Tensor) -> Tensor:
+    """The sum over all processes, in place."""
+    if world_size() > 1:
+        dist.all_reduce(x)
+    return x
+
+
 def own(everyone: Tensor) -> Tensor:
     """This process's rows of what was gathered."""
     return everyone.chunk(world_size())[rank()]

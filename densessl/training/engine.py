@@ -12,16 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from densessl.errors import UserError
-from densessl.training import distributed
+from densessl.training import distributed, optimizer_state
 
 if TYPE_CHECKING:
     from densessl.config import Config
     from densessl.data.views import Views
     from densessl.method import Method
+
+MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 
 
 def connect() -> None:
@@ -72,6 +75,7 @@ class Engine:
 
         self.dtype = autocast_dtype(cfg.precision, device)
         self.method = method
+        self.optimizer: Any
         self._engine, self.optimizer, *_ = deepspeed.initialize(
             model=_Autocast(method, self.dtype, device),
             optimizer=optimizer,
@@ -112,23 +116,32 @@ class Engine:
         self._engine.step()
         return torch.as_tensor(self._engine.get_global_grad_norm() if norm is None else norm)
 
-    def save(self, folder: Path, name: str) -> None:
-        """Write weights, buffers, optimiser to ``folder/name``; a call of all processes. Not atomic: see checkpoint."""
-        self._engine.save_checkpoint(str(folder), tag=name, save_latest=False)
-        if distributed.is_first():
-            for script in ("zero_to_fp32.py", "zero_to_torch.py"):  # of no use here: the model file is fp32 already
-                (folder / script).unlink(missing_ok=True)
+    def save(self, folder: Path) -> None:
+        """Write weights, buffers and the optimiser's state to ``folder``; a call of all processes. Not atomic.
 
-    def load(self, folder: Path, name: str) -> None:
+        DeepSpeed's own files are pickles, which run code when they are read, and with ZeRO fit one number of processes.
+        """
+        state = optimizer_state.collect(self.optimizer, self._names())
+        if distributed.is_first():
+            save_file({key: x.cpu().contiguous() for key, x in self.method.state_dict().items()}, folder / MODEL)
+            save_file(state, folder / OPTIMIZER)
+
+    def load(self, folder: Path) -> None:
         """Read what save wrote; a call of all processes, which stop together if it fails in any."""
-        error: Any = None
+        error = ""
         try:
-            error = None if self._engine.load_checkpoint(str(folder), tag=name)[0] else "nothing there"
+            self.method.load_state_dict(load_file(folder / MODEL))
+            if self._engine.zero_optimization():
+                self.optimizer.refresh_fp32_params()  # of which ZeRO has copies
+            optimizer_state.spread(self.optimizer, self._names(), load_file(folder / OPTIMIZER))
         except Exception as e:  # whatever it is, the other processes must not be left waiting
             error = f"{type(e).__name__}: {e}"
-        (failed,) = distributed.any_process(error is not None)
+        (failed,) = distributed.any_process(bool(error))
         if failed:
-            raise RuntimeError(f"{folder / name} was not loaded: {error or 'it failed in another process'}")
+            raise RuntimeError(f"{folder} was not loaded: {error or 'it failed in another process'}")
+
+    def _names(self) -> dict[Tensor, str]:
+        return {weight: name for name, weight in self.method.named_parameters()}
 
     def close(self) -> None:
         """Free what DeepSpeed holds, so that another engine can follow in this Python."""

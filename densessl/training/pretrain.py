@@ -48,11 +48,6 @@ def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> P
     if resume:
         distributed.on_first(checkpoint.check_same, run, cfg)
         before, damaged = distributed.on_first(checkpoint.newest_state, run)
-        processes = before["processes"]
-        if cfg.zero and processes != distributed.world_size():
-            distributed.refuse(
-                f"--resume: zero={cfg.zero} cuts the state of run={run} to {processes} processes: start as many"
-            )
     done = before["step"]
 
     # --- pictures ---
