@@ -68,7 +68,7 @@ def test_the_factor_leaves_every_view_twice_its_pixels() -> None:
         factor = plan.reduction(900, 1200)
         sides = [
             np.abs(np.diag(affine[:, :2])).min() / size
-            for (_, affine), (size, *_) in zip(plan.drawn, crops.crops, strict=True)
+            for affine, (size, *_) in zip(plan.drawn, crops.crops, strict=True)
         ]
         assert factor == max([n for n in (1, 2, 4, 8) if n == 1 or min(sides) >= 1.9 * n])
 

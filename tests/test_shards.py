@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import multiprocessing
 import os
 import pickle
 import shutil
@@ -19,6 +20,7 @@ from densessl.data.decoding import Unreadable
 from densessl.data.loader import Loader
 from densessl.data.pictures import StoredPictures, open_pictures
 from densessl.data.pixels import Pixels
+from densessl.data.sources import shards as module
 from densessl.data.sources.braces import expanded
 from densessl.data.sources.files import Files
 from densessl.data.sources.shards import Shards, shard_files
@@ -266,6 +268,19 @@ def test_a_shard_that_goes_during_training(tmp_path, workers, how, caplog):
 def test_braces_are_those_of_a_shell(name):
     said = subprocess.run(["bash", "-c", f"printf '%s\n' {name}"], capture_output=True, text=True, check=True).stdout
     assert expanded(name) == said.splitlines()
+
+
+def test_large_shards_are_indexed_by_processes(tmp_path, monkeypatch, capfd):
+    files = [write(tmp_path / f"{s}.tar", sample(range(5 * s, 5 * s + 5))) for s in range(11)]
+    wanted = Shards(files).index
+    assert capfd.readouterr().err == ""
+    monkeypatch.setattr(module, "MANY", 0)
+    assert Shards(files).index.tolist() == wanted.tolist()
+    assert "shards indexed 11/11" in capfd.readouterr().err
+    os.truncate(files[7], 1000)
+    with pytest.raises(UserError, match=r"7\.tar: cut short"):
+        Shards(files)
+    assert not multiprocessing.active_children()
 
 
 def test_index_is_small_and_needs_no_open_files(tmp_path):

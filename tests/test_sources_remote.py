@@ -31,6 +31,11 @@ from densessl.errors import UserError
 VIEWS = ViewsConfig(large=CropsConfig(count=2, size=16, scale=(0.5, 1)))
 
 
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("DENSESSL_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.fixture
 def data(tmp_path) -> Path:
     folder = tmp_path / "data"
@@ -114,7 +119,6 @@ def test_workers_see_what_one_process_sees(memory):
 
 
 def test_index_is_kept_until_a_shard_changes(memory, data, tmp_path, monkeypatch):
-    monkeypatch.setenv("DENSESSL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(index_file, "SMALL", 1)
     first = open_source(f"{memory}/train-*.tar")
     files = list((tmp_path / "cache").iterdir())
@@ -228,6 +232,31 @@ def test_a_server_that_sends_whole_files_is_refused(failing, monkeypatch):
         source.stored(0)
     with pytest.raises(UserError, match=r"train-000\.tar: can't be read \(the server sends the whole file"):
         open_source("test://data")
+
+
+class Sent(AsyncFileSystem):
+    """By a thread of its own, as fsspec asks HTTP servers and object stores."""
+
+    protocol = "sent"
+    whole = b""
+
+    async def _info(self, path, **_):
+        return {"name": path, "size": len(self.whole), "type": "file"}
+
+    async def _cat_file(self, path, start=None, end=None, **_):
+        return self.whole[start:end]
+
+
+def test_threads_do_not_cross_a_fork(data, monkeypatch):
+    fsspec.register_implementation("sent", Sent, clobber=True)
+    monkeypatch.setattr(Sent, "whole", (data / "train-000.tar").read_bytes())
+    monkeypatch.setattr(remote, "PATIENCE", 5)
+    before = set(threading.enumerate())
+    source = open_source("sent://x.tar")
+    assert "fsspecIO" not in {thread.name for thread in set(threading.enumerate()) - before}
+    for _ in range(2):
+        assert list(by_workers(Stored(source), range(8), 2)) == [picture(n) for n in range(8)]
+        assert [source.stored(n) for n in range(8)] == [picture(n) for n in range(8)]
 
 
 class Silent(AsyncFileSystem):

@@ -104,18 +104,16 @@ def test_flips_come_as_often_as_configured_and_independently():
     np.testing.assert_allclose(shares, [0.2, 0.4, 0.08], atol=0.045)  # four standard deviations
 
 
-def test_without_turns_every_number_is_as_it_was():
-    """The box, then the flip, then the photometrics, from one stream."""
+def test_without_turns_no_number_is_asked_of_them():
+    """Each view's box and flip, then each view's photometrics, from one stream."""
     picture = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
     cfg = PhotometricConfig(where="workers")
     sizes = [(96, (0.2, 0.6))] * 2 + [(40, (0.05, 0.3))] * 3
     for index in range(5):
-        for number, (crop, (size, scale)) in enumerate(
-            zip(MultiCrop(UPRIGHT, cfg, seed=4)(picture, 1, index), sizes, strict=True)
-        ):
-            rng = view_rng(4, 1, index, number)
-            box = crop_box(rng, 120, 160, scale)
-            flip = bool(rng.random() < 0.5)
+        rng = view_rng(4, 1, index)
+        boxes = [(crop_box(rng, 120, 160, scale), bool(rng.random() < 0.5)) for _, scale in sizes]
+        crops = MultiCrop(UPRIGHT, cfg, seed=4)(picture, 1, index)
+        for number, (crop, (size, _), (box, flip)) in enumerate(zip(crops, sizes, boxes, strict=True)):
             image, _ = Photometric(cfg, size, number % 2 if size == 96 else number - 2)(
                 take_crop(picture, box, flip, size), rng
             )

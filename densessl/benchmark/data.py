@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import random
 from collections.abc import Callable
@@ -9,7 +10,6 @@ from statistics import median
 from time import process_time
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 import torchvision.transforms.v2 as T
@@ -26,6 +26,7 @@ from densessl.data.multi_crop import MultiCrop, view_rng
 from densessl.data.pictures import StoredPictures, open_pictures
 from densessl.data.pixels import Pixels
 from densessl.data.to_device import ToDevice
+from densessl.data.workers import prepare
 from densessl.device import find_device
 from densessl.errors import UserError
 
@@ -68,8 +69,7 @@ def measure(cfg: Config, device: str, *, repeats: int) -> dict[str, Any]:
     pictures = open_pictures(cfg.data.path, Pixels.of(cfg))
     if not isinstance(pictures, StoredPictures) or pictures.pixels.channels != 3 or pictures.pixels.scaled:
         raise UserError(f"data.path={cfg.data.path}: RGB pictures of 8 bits in files are needed, to compare with PIL")
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
+    prepare()
     rows = np.arange(min(100, len(pictures)) // BATCH * BATCH).reshape(-1, BATCH)
     pil = PIL(cfg)
     ours = {where: _batches(cfg, pictures, where) for where in ("workers", "device")}
@@ -80,6 +80,7 @@ def measure(cfg: Config, device: str, *, repeats: int) -> dict[str, Any]:
         **_parts(cfg, pictures),
     }
     rounds = [_round(calls, rows) for _ in range(repeats + 1)][1:]  # the first one warms up
+    gc.unfreeze()
     ms = {name: median(found[name] for found in rounds) for name in calls}
     figures: dict[str, Any] = {"ms": ms, "all_ms": rounds, "pictures": rows.size}
     figures["faster"] = {name: ms["pil"] / ms[name] for name in ours}

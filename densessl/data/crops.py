@@ -75,10 +75,10 @@ def crop_box(
     the middle whose aspect ratio is allowed.
     """
     for _ in range(10):
-        h, w = map(round, _sides(rng, height * width, scale, ratio))
+        area, aspect, down, across = rng.random(4).tolist()
+        h, w = map(round, _sides(height * width, scale, ratio, area, aspect))
         if 0 < w <= width and 0 < h <= height:
-            top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
-            return int(top), int(left), h, w
+            return int(down * (height - h + 1)), int(across * (width - w + 1)), h, w
     w = min(width, max(1, round(height * ratio[1])))
     h = min(height, max(1, round(width / ratio[0])))
     return (height - h) // 2, (width - w) // 2, h, w
@@ -134,7 +134,7 @@ def turned_box(
     angle = math.radians(rng.uniform(-turn, turn))
     cos, sin = math.cos(angle), math.sin(angle)
     for _ in range(10):
-        h, w = _sides(rng, height * width, scale, ratio)
+        h, w = _sides(height * width, scale, ratio, *rng.random(2).tolist())
         high, wide = h * abs(cos) + w * abs(sin), h * abs(sin) + w * abs(cos)  # the upright box around it
         fit = min(height / high, width / wide)
         if fit >= 1:
@@ -188,11 +188,11 @@ def _in_blocks(picture: np.ndarray, matrix: np.ndarray, block: int) -> tuple[np.
 
 
 def _sides(
-    rng: np.random.Generator, pixels: int, scale: tuple[float, float], ratio: tuple[float, float]
+    pixels: int, scale: tuple[float, float], ratio: tuple[float, float], area: float, aspect: float
 ) -> tuple[float, float]:
-    """Height and width of a random share of so many pixels, of a random aspect ratio."""
-    area = pixels * rng.uniform(*scale)
-    aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+    """Height and width of a share of so many pixels; area and aspect from 0 to 1, least to most."""
+    area = pixels * (scale[0] + (scale[1] - scale[0]) * area)
+    aspect = ratio[0] * (ratio[1] / ratio[0]) ** aspect
     return math.sqrt(area / aspect), math.sqrt(area * aspect)
 
 

@@ -18,6 +18,7 @@ from densessl.data.raster import Raster, Unreadable, checked, upright
 RGB = Pixels()
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # besides TIFF; for some of the others Pillow runs programs
 COLOURS = {"P": "RGB", "PA": "RGBA", "CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB"}  # modes whose channels are none
+IN_RGB = getattr(cv2, "IMREAD_COLOR_RGB", 0)  # from OpenCV 4.11 on; a twelfth less time
 REDUCED = {"RGB": cv2.IMREAD_COLOR, "L": cv2.IMREAD_GRAYSCALE}  # modes; 8 * n more is n times smaller
 END_OF_JPEG = b"\xff\xd9"
 _quiet = Quiet()
@@ -86,7 +87,7 @@ def _read(data: bytes, path: str, reduction: Callable[[int, int, Any], int]) -> 
     header = Image.open(file, formats=FORMATS)  # reads the header alone; refuses more than 179 million pixels
     # OpenCV before 5 fills the missing part of a cut JPEG with grey and says nothing. The end marker cannot occur
     # inside the coded pixels, where Pillow stopped, but in the thumbnail before them.
-    if header.format in ("JPEG", "MPO") and data.find(END_OF_JPEG, file.tell()) < 0:
+    if header.format in ("JPEG", "MPO") and data.rfind(END_OF_JPEG, file.tell()) < 0:
         raise Unreadable(path, "cut short")
     if header.format == "PNG" and not _ends(data):
         raise Unreadable(path, "cut short")
@@ -123,7 +124,8 @@ def _turn(header: Image.Image) -> Any:
 def _by_opencv(data: bytes, header: Image.Image, clear: bool, smaller: int) -> np.ndarray | None:
     """Faster than Pillow, and 16 bits stay so. None of what it can't read, or reads as anything else."""
     try:
-        flags = cv2.IMREAD_UNCHANGED if smaller == 1 else REDUCED[header.mode] + 8 * smaller
+        in_rgb = IN_RGB if smaller == 1 and (header.format, header.mode) == ("JPEG", "RGB") else 0
+        flags = in_rgb or (cv2.IMREAD_UNCHANGED if smaller == 1 else REDUCED[header.mode] + 8 * smaller)
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:
         return None
@@ -136,4 +138,4 @@ def _by_opencv(data: bytes, header: Image.Image, clear: bool, smaller: int) -> n
         return {2: picture[..., ::3], 3: picture[..., :3], 4: picture}.get(bands)  # grey; padding; an alpha
     if channels != bands:
         return None
-    return picture if channels == 1 else cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+    return picture if channels == 1 or in_rgb else cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)

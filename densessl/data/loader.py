@@ -158,12 +158,21 @@ class _Batches(Dataset):
         return Batch(Views(views[: self.large], views[self.large :], pictures, photometric), failed)
 
     def _readable(self, row: int, plan: Plan, failed: list[tuple[str, str]]) -> np.ndarray | None:
-        for i in range(row, row + min(TRIES, len(self.images))):
+        for i in _stand_ins(row, len(self.images)):
             try:
                 return self.images.read(i % len(self.images), plan.reduction)
             except Unreadable as error:
                 failed.append((error.path, error.reason))
         return None
+
+
+def _stand_ins(row: int, count: int) -> Iterator[int]:
+    """The row, the next ones, and ever farther ones: of a shard that is gone all neighbours are unreadable."""
+    yield from range(row, row + min(TRIES, count))
+    step = 2 * TRIES
+    while step < count:
+        yield row + step
+        step *= 2
 
 
 def _shared(shape: tuple[int, ...], dtype: np.dtype) -> torch.Tensor:

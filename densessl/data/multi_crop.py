@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from densessl.config import PhotometricConfig, ViewsConfig
 
 
-def view_rng(seed: int, epoch: int, picture: int, view: int) -> np.random.Generator:
-    """Every random number of one view follows from these four and nothing else."""
+def view_rng(seed: int, epoch: int, picture: int, view: int = 0) -> np.random.Generator:
+    """Every random number of a picture's views, or of one of several, follows from these and nothing else."""
     # spawn_key, because a plain list of integers is padded with zeros: [1, 2] equals [1, 2, 0].
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch, picture, view)))
 
@@ -44,7 +45,7 @@ class MultiCrop:
         ]
 
     def __call__(self, picture: np.ndarray, epoch: int, index: int) -> Iterator[Crop]:
-        """Yield the crops of picture `index`, whose numbers follow from seed, epoch, index and the view's number."""
+        """Yield the crops of picture `index`, whose random numbers follow from seed, epoch and index."""
         return self.plan(epoch, index).take(picture)
 
     def plan(self, epoch: int, index: int) -> Plan:
@@ -57,7 +58,7 @@ class Plan:
     def __init__(self, crops: MultiCrop, epoch: int, index: int) -> None:
         self.crops, self.epoch, self.index = crops, epoch, index
         self.size, self.smaller = (0, 0), 1
-        self.drawn: list[tuple[np.random.Generator, np.ndarray]] = []
+        self.drawn: list[np.ndarray] = []
 
     def reduction(self, height: int, width: int) -> int:
         """How many times smaller, 1, 2, 4 or 8, the picture may be decoded: each view still shrinks it by 2 or more.
@@ -65,11 +66,11 @@ class Plan:
         Its views are drawn then, and their borders, but of turned ones, moved to whole pixels of the smaller picture.
         """
         self._draw(height, width)
-        sides = (np.linalg.norm(affine[:, :2], axis=0) for _, affine in self.drawn)
-        least = min(side.min() / size for side, (size, *_) in zip(sides, self.crops.crops, strict=True))
+        sides = [min(math.hypot(a, c), math.hypot(b, d)) for (a, b, _), (c, d, _) in (x.tolist() for x in self.drawn)]
+        least = min(side / size for side, (size, *_) in zip(sides, self.crops.crops, strict=True))
         self.smaller = next((n for n in (8, 4, 2) if least >= 2 * n), 1)
         if self.smaller > 1 and not self.crops.views.turn:
-            self.drawn = [(rng, _on_grid(affine, self.smaller, self.size)) for rng, affine in self.drawn]
+            self.drawn = [_on_grid(affine, self.smaller, self.size) for affine in self.drawn]
         return self.smaller
 
     def take(self, picture: np.ndarray) -> Iterator[Crop]:
@@ -79,14 +80,15 @@ class Plan:
             smaller = 1
         if smaller == 1 and not whole:  # it heard of none, or of a broken one that this stands in for
             self._draw(*picture.shape[:2])
-        for (rng, affine), (size, _, photometric) in zip(self.drawn, self.crops.crops, strict=True):
-            yield Crop(*photometric(take_view(picture, affine / smaller, size), rng), affine)
+        for affine, (size, _, photometric) in zip(self.drawn, self.crops.crops, strict=True):
+            yield Crop(*photometric(take_view(picture, affine / smaller, size), self.rng), affine)
 
     def _draw(self, height: int, width: int) -> None:
         crops, self.size = self.crops, (height, width)
-        rngs = [view_rng(crops.seed, self.epoch, self.index, number) for number in range(len(crops.crops))]
-        places = zip(rngs, crops.crops, strict=True)
-        self.drawn = [(rng, view_affine(rng, crops.views, height, width, scale)) for rng, (_, scale, _) in places]
+        self.rng = view_rng(
+            crops.seed, self.epoch, self.index
+        )  # one for all: to make one takes as long as all it draws
+        self.drawn = [view_affine(self.rng, crops.views, height, width, scale) for _, scale, _ in crops.crops]
 
 
 def _on_grid(affine: np.ndarray, step: int, size: tuple[int, int]) -> np.ndarray:

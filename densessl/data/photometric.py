@@ -60,8 +60,8 @@ class Photometric:
 
     def __init__(self, cfg: PhotometricConfig, size: int, number: int) -> None:
         *factors, hue = cfg.jitter
-        self.low = np.array([*(max(0.0, 1 - factor) for factor in factors), -hue])
-        self.high = np.array([*(1 + factor for factor in factors), hue])
+        self.ranges = [(name, max(0.0, 1 - most), 1 + most) for name, most in zip(JITTER, factors, strict=False)]
+        self.ranges.append((JITTER[-1], -hue, hue))
         self.jitter_p, self.grey_p = cfg.jitter_p, cfg.grey_p
         self.blur_p, self.solarize_p = cfg.blur_p[number % 2], cfg.solarize_p[number % 2]
         self.sigma = cfg.blur_sigma
@@ -69,12 +69,14 @@ class Photometric:
 
     def draw(self, rng: np.random.Generator) -> Change:
         """What comes of random numbers of `rng` alone, always as many of them."""
-        jitter, grey, blur, solarise, sigma, *shares = rng.random(9)
-        order = rng.permutation(4).tolist()
-        values = (self.low + (self.high - self.low) * shares).tolist()
-        changes = [(JITTER[i], values[i]) for i in order] if jitter < self.jitter_p else []
+        jitter, grey, blur, solarise, sigma, *shares = rng.random(13).tolist()
+        changes = []
+        if jitter < self.jitter_p:
+            for i in sorted(range(4), key=shares[4:].__getitem__):
+                name, low, high = self.ranges[i]
+                changes.append((name, low + (high - low) * shares[i]))
         kernel = self._kernel(sigma) if blur < self.blur_p else None
-        return Change(changes, bool(grey < self.grey_p), kernel, bool(solarise < self.solarize_p))
+        return Change(changes, grey < self.grey_p, kernel, solarise < self.solarize_p)
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, Sequence[float]]:
         """The image changed, and the row of what is left to the device: nothing."""

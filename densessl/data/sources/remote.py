@@ -86,8 +86,11 @@ class Remote:
 
     def _system(self) -> Any:
         if os.getpid() not in self._systems:
+            from fsspec import asyn
             from fsspec.core import url_to_fs
 
+            if not (asyn.iothread[0] and asyn.iothread[0].is_alive()):  # but in the parent, perhaps
+                asyn.reset_lock()
             self._systems[os.getpid()] = url_to_fs(expanded(self.url)[0])[0]
         return self._systems[os.getpid()]
 
