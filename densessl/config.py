@@ -6,23 +6,37 @@ Nothing heavy is imported here, so that a wrong key is refused in a moment.
 from __future__ import annotations
 
 import difflib
+import re
+from os.path import isfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from densessl import checks
-from densessl.config_file import Value, parse_override, read_values
+from densessl.config_file import Value, parse_override, read_values, shown
 from densessl.errors import UserError
 from densessl.method_source import method_arguments, method_crops, method_names
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Width = Annotated[int, Field(ge=1, le=2**20)]  # what a method counts: widths, prototypes, places in a queue
+Factor = Annotated[float, Field(ge=0, le=10)]
+
+
+def _writable(text: str) -> str:
+    if re.search("[\0\ud800-\udfff]", text):
+        raise ValueError("holds a character that no name of a file has")
+    return text
+
+
+Text = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_writable)]
 
 _PACKAGE = Path(__file__).parent
 # In a wheel the configurations lie in the package, in a checkout beside it.
+MISTAKES = 10  # of one configuration that are told at a time
 CONFIGS = next((p for p in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if p.is_dir()), _PACKAGE)
 
 
@@ -31,17 +45,17 @@ class Section(BaseModel):
 
 
 class BackboneConfig(Section):
-    name: str  # timm's name of a ConvNeXt or ResNet
+    name: Text  # timm's name of a ConvNeXt or ResNet
     in_chans: Count = 3
     stem: Literal["imagenet", "small"] = "imagenet"  # small, of ResNets: 3 x 3 without pooling, for pictures of 32 px
     drop_path: Share = 0.0
     checkpointing: bool = False  # compute the activations within a block again in the backward, instead of keeping them
-    init: str | None = None  # start from a backbone file or any checkpoint of the same network
+    init: Text | None = None  # start from a backbone file or any checkpoint of the same network
 
 
 class DataConfig(Section):
-    path: str  # a folder of pictures, a text file of paths, tar shards, or scenes
-    workers: int = Field(default=4, ge=0)
+    path: Text  # a folder of pictures, a text file of paths, tar shards here or behind a URL, hf:FOLDER, or scenes
+    workers: int = Field(default=4, ge=0, le=1024)
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[Positive, ...] = (0.229, 0.224, 0.225)
     range: tuple[tuple[float, float], ...] = ()  # stored values that are black and white: one pair, or one a channel
@@ -62,8 +76,8 @@ class DataConfig(Section):
 
 
 class CropsConfig(Section):
-    count: int = Field(ge=0)
-    size: int = Field(ge=16)  # pixels; half a dozen cells are too few to match anything
+    count: int = Field(ge=0, le=256)
+    size: int = Field(ge=16, le=4096)  # pixels; half a dozen cells are too few to match anything
     scale: tuple[Positive, Positive]  # share of the picture's area
 
     @model_validator(mode="after")
@@ -85,7 +99,7 @@ class ChannelsConfig(Section):
     """Photometrics of pictures whose channels are no colours; values are shares of black to white."""
 
     p: Share = 0.8  # of gain, offset and gamma together
-    gamma: float = Field(default=0.3, ge=0)  # all alike to the power of exp(-gamma) to exp(gamma), then
+    gamma: Factor = 0.3  # all alike to the power of exp(-gamma) to exp(gamma), then
     gain: Share = 0.4  # every channel times 1 - gain to 1 + gain
     offset: Share = 0.1  # and plus -offset to offset
     noise_p: Share = 0.2
@@ -96,7 +110,7 @@ class ChannelsConfig(Section):
 class PhotometricConfig(Section):
     """Probabilities and strengths of VICReg's and VICRegL's code; pairs are (even view, odd view)."""
 
-    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)  # brightness, contrast, saturation, hue
+    jitter: tuple[Factor, Factor, Factor, Annotated[float, Field(ge=0, le=0.5)]] = (0.4, 0.4, 0.2, 0.1)  # brightness, contrast, saturation, hue
     jitter_p: Share = 0.8
     grey_p: Share = 0.2
     blur_p: tuple[Share, Share] = (1.0, 0.1)
@@ -155,17 +169,17 @@ class MethodConfig(BaseModel):
 
 
 class Config(Section):
-    name: str  # of the configuration file
-    run: str  # the run folder
+    name: Text  # of the configuration file
+    run: Text  # the run folder
     method: MethodConfig
     backbone: BackboneConfig
     data: DataConfig
     views: ViewsConfig
     photometric: PhotometricConfig = PhotometricConfig()
     optim: OptimConfig
-    batch: int = Field(ge=2)  # pictures a step, over all processes; statistics over one picture mean nothing
+    batch: int = Field(ge=2, le=2**20)  # pictures a step, over all processes; statistics over one picture mean nothing
     steps: Count | None = None  # length of the run: either steps
-    epochs: Positive | None = None  # or epochs
+    epochs: Annotated[float, Field(gt=0, le=1e6)] | None = None  # or epochs
     seed: int = Field(default=0, ge=0, lt=2**32)
     micro_batch: Count | None = None  # pictures of a process that go through the network at a time; same loss, gradient
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 autocast where the hardware has it
@@ -174,6 +188,8 @@ class Config(Section):
     threads: Count | None = None  # CPU threads of a process; default: its share of the cores
     log_every: Count = 10  # steps
     save_every: Count = 500  # steps
+    keep: Count = 2  # states: the newest, and others in case it is damaged
+    keep_every: Count | None = None  # steps; the states after so many, twice as many, ... stay as well
 
     @model_validator(mode="after")
     def _possible(self) -> Config:
@@ -262,11 +278,11 @@ def find_config(name: str) -> Path:
     names = sorted(p.stem for p in CONFIGS.glob("*.yaml"))
     if name in names:
         return CONFIGS / f"{name}.yaml"
-    if Path(name).is_file():
+    if isfile(name):  # which takes any text, as Path's doesn't
         return Path(name)
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"; did you mean {near[0]}?" if near else "."
-    raise UserError(f"--cfg {name}: neither a file nor a name{hint} Names: {', '.join(names)}")
+    raise UserError(f"--cfg {name if name.isprintable() and len(name) < 200 else shown(name)}: neither a file nor a name{hint} Names: {', '.join(names)}")
 
 
 def _method_schema(name: object, sources: dict[str, str]) -> type[BaseModel]:
@@ -275,9 +291,12 @@ def _method_schema(name: object, sources: dict[str, str]) -> type[BaseModel]:
         near = difflib.get_close_matches(str(name), method_names(), n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         where = sources.get("method.name", "command line")
-        raise UserError(f"method.name ({where}): no method {name!r}{hint} Methods: {', '.join(method_names())}")
-    words = {"Literal": Literal, "Share": Share, "Positive": Positive, "Count": Count}
-    fields: dict[str, Any] = {"name": (str, ...), **method_arguments(str(name), words)}
+        raise UserError(f"method.name ({where}): no method {shown(name)}{hint} Methods: {', '.join(method_names())}")
+    words = {"Literal": Literal, "Share": Share, "Positive": Positive, "Count": Width}
+    fields: dict[str, Any] = {"name": (str, ...)}
+    for key, (kind, default) in method_arguments(str(name), words).items():
+        some = kind == tuple[Width, ...] and default  # a network has a layer at least, unless it may be left out
+        fields[key] = (Annotated[kind, Field(min_length=1)] if some else kind, default)
     return create_model(f"{name}'s arguments", __base__=Section, **fields)
 
 
@@ -296,14 +315,16 @@ def _validated(
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(e, sources, keys, prefix) for e in error.errors()]
-        raise UserError("\n".join(dict.fromkeys(lines))) from None
+        lines = list(dict.fromkeys(_explain(e, sources, keys, prefix) for e in error.errors()[:1000]))
+        more = [f"and {len(lines) - MISTAKES} more"] if len(lines) > MISTAKES else []
+        raise UserError("\n".join(lines[:MISTAKES] + more)) from None
 
 
 def _explain(error: Any, sources: dict[str, str], keys: list[str], prefix: str) -> str:
     """One line for one of pydantic's errors: key, where it stands, what is wrong, what would be right."""
     names = [part for part in error["loc"] if isinstance(part, str)]
     key = prefix + ".".join(names)
+    key = key if len(key) < 100 else f"{key[:100]}..."
     where = next((sources[k] for k in _upwards(key) if k in sources), None)
     place = f"{key} ({where})" if where else key
     if error["type"] == "extra_forbidden" and "accum" in key:
@@ -316,10 +337,14 @@ def _explain(error: Any, sources: dict[str, str], keys: list[str], prefix: str) 
         hint = f"did you mean {' or '.join(near)}?" if near else "--print shows all keys"
         return f"{place}: no such key; {hint}"
     if error["type"] == "missing":
-        return f"{key} is missing"
+        few = isinstance(error["loc"][-1], int)
+        return f"{place}: too few values, got {shown(error['input'])}" if few else f"{key} is missing"
     if error["type"] == "value_error":
         return f"{place}: {error['ctx']['error']}" if names else str(error["ctx"]["error"])
-    return f"{place}: {error['msg']}, got {error['input']!r}"
+    if error["type"] in ("model_type", "model_attributes_type"):
+        return f"{place}: a section of keys and values is needed, got {shown(error['input'])}"
+    said = error["msg"].replace("a valid tuple", "a list").replace("Tuple", "List").replace(" after validation", "")
+    return f"{place}: {said}, got {shown(error['input'])}"
 
 
 def _upwards(key: str) -> list[str]:

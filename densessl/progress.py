@@ -26,11 +26,15 @@ def progress(loader: Counted, title: str, status: Callable[[int], str] = lambda 
     total, started = len(loader), time.perf_counter()
     terminal = sys.stderr.isatty()
     bar = tqdm(loader, desc=title, disable=not terminal, leave=False)
-    for n, item in enumerate(bar, 1):
-        if isinstance(item, UserError):
-            raise item
-        yield item
-        if terminal and n % 10 == 0:
-            bar.set_postfix_str(status(n))
-        elif not terminal and n * LINES // total > (n - 1) * LINES // total:
-            print(f"{title} {n}/{total} {time.perf_counter() - started:.0f} s {status(n)}".rstrip(), file=sys.stderr)
+    try:
+        for n, item in enumerate(bar, 1):
+            if isinstance(item, UserError):
+                raise item
+            yield item
+            if terminal and n % 10 == 0:
+                bar.set_postfix_str(status(n))
+            elif not terminal and n * LINES // total > (n - 1) * LINES // total:
+                took = f"{time.perf_counter() - started:.0f} s"
+                print(f"{title} {n}/{total} {took} {status(n)}".rstrip(), file=sys.stderr)
+    finally:
+        del loader, bar  # ends the workers, also where a traceback keeps this frame

@@ -1,14 +1,17 @@
 """States are complete or absent, whatever happens while one is written and afterwards."""
 
+import errno
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from densessl.config import Config
 from densessl.errors import UserError
@@ -33,16 +36,16 @@ class Memory:
     def __init__(self, value: float = 0.0) -> None:
         self.value = torch.full((1000,), value)
 
-    def save(self, folder: Path) -> None:
-        torch.save(self.value, folder / "engine.pt")
+    def state(self) -> dict[str, dict[str, torch.Tensor]]:
+        return {"engine.safetensors": {"value": self.value}}
 
     def load(self, folder: Path) -> None:
-        self.value = torch.load(folder / "engine.pt")
+        self.value = load_file(folder / "engine.safetensors")["value"]
 
 
 def saved(run: Path, *steps: int) -> Path:
     for step in steps:
-        checkpoint.save(Memory(step), run, step, {"pictures": 40})
+        checkpoint.save(Memory(step), run, step, {"pictures": 40}, keep=2)
     return run
 
 
@@ -76,9 +79,9 @@ def flip(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "damage", "said"),
     [
-        ("engine.pt", cut, r"engine.pt has \d+ bytes instead of \d+"),
-        ("engine.pt", flip, "engine.pt has changed since it was written"),
-        ("engine.pt", Path.unlink, "engine.pt is missing"),
+        ("engine.safetensors", cut, r"engine.safetensors has \d+ bytes instead of \d+"),
+        ("engine.safetensors", flip, "engine.safetensors has changed since it was written"),
+        ("engine.safetensors", Path.unlink, "engine.safetensors is missing"),
         ("manifest.json", cut, "manifest.json can't be read"),
         ("manifest.json", Path.unlink, "manifest.json can't be read"),
     ],
@@ -99,13 +102,13 @@ def test_a_damaged_state_is_passed_over_and_said(tmp_path: Path, name: str, dama
 def test_nothing_whole_is_an_error_and_never_a_fresh_start(tmp_path: Path) -> None:
     run = saved(tmp_path, 1, 2)
     for step in (1, 2):
-        flip(run / "state" / f"step{step:07d}" / "engine.pt")
+        flip(run / "state" / f"step{step:07d}" / "engine.safetensors")
     with pytest.raises(UserError, match=r"holds no whole state; --overwrite starts it again(\n.*passing over.*){2}"):
         checkpoint.newest_state(run)
 
 
 MOMENTS = {
-    "engine": (Memory, "save", 2),
+    "engine": (checkpoint, "save_file", 2),
     "manifest": (checkpoint, "_sha256", 2),
     "rename": (Path, "rename", 2),
     "deleting the old": (checkpoint.shutil, "rmtree", 3),
@@ -131,6 +134,41 @@ def test_a_crash_while_saving_leaves_the_state_before(
     assert names(run) == ["latest", "step0000003", "step0000004"]
 
 
+def full(tensors: object, path: Path) -> None:
+    path.write_bytes(b"half of it")
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def less(path: Path) -> SimpleNamespace:
+    return SimpleNamespace(free=1000)
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "broken", "said"),
+    [
+        (checkpoint, "save_file", full, "step0000003: No space left on device"),
+        (checkpoint.shutil, "disk_usage", less, r"step0000003: 0\.00 GB are needed, 0\.00 GB free"),
+    ],
+)
+def test_a_full_disk_leaves_the_states_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: object, name: str, broken: object, said: str
+) -> None:
+    run = saved(tmp_path, 1, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(where, name, broken)
+        assert re.search(said, checkpoint.save(Memory(3), run, 3, {"pictures": 40}, keep=2))
+    assert names(run) == ["latest", "step0000001", "step0000002"]
+    assert checkpoint.newest_state(run)[0]["step"] == 2
+    assert not checkpoint.save(Memory(3), run, 3, {"pictures": 40}, keep=2)
+    assert names(run) == ["latest", "step0000002", "step0000003"]
+
+
+def test_milestones_stay(tmp_path: Path) -> None:
+    for step in range(5, 45, 5):
+        checkpoint.save(Memory(step), tmp_path, step, {}, keep=1, every=15)
+    assert names(tmp_path) == ["latest", "step0000015", "step0000030", "step0000040"]
+
+
 KILLED = """
 import os, random, signal, sys, time
 from pathlib import Path
@@ -142,7 +180,7 @@ for trial in range(15):
     child = os.fork()
     if not child:
         for step in range(done + 1, done + 1000):
-            checkpoint.save(Memory(step), run, step, {})
+            checkpoint.save(Memory(step), run, step, {}, keep=2)
             os.write(writer, step.to_bytes(4, "big"))
     os.close(writer)
     completed = int.from_bytes(os.read(reader, 4), "big")  # the first one

@@ -27,11 +27,11 @@ from densessl.data.views import Views
 from densessl.errors import UserError
 from densessl.methods import METHODS
 from densessl.methods.vicreg import VICReg
-from densessl.training import distributed
+from densessl.training import checkpoint, distributed
 from densessl.training.engine import Engine
 from densessl.training.launch import alone
 from densessl.training.log import Log, cut
-from densessl.training.pretrain import pretrain, seed_step
+from densessl.training.pretrain import SIGNALS, pretrain, seed_step
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 120
@@ -191,21 +191,22 @@ def method_that(update: Callable[[float], None], spoil: Callable[[], float] = la
         METHODS["vicreg"] = before
 
 
-def test_sigterm_saves_and_resuming_goes_on_with_the_same_losses(
-    finished: Path, cfg_file: Path, tmp_path: Path
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_saves_and_resuming_goes_on_with_the_same_losses(
+    finished: Path, cfg_file: Path, tmp_path: Path, number: int
 ) -> None:
     seen = []
 
     def update(progress: float) -> None:
         seen.append(progress)
         if len(seen) == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
 
-    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    handlers = [signal.getsignal(each) for each in SIGNALS]
     with method_that(update), pytest.raises(SystemExit) as stopped:
         run(cfg_file, tmp_path / "run", "backbone.drop_path=0.5")
-    assert stopped.value.code == 128 + signal.SIGTERM
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert stopped.value.code == 128 + number
+    assert [signal.getsignal(each) for each in SIGNALS] == handlers
     assert seen == [0]
     assert sorted(p.name for p in (tmp_path / "run" / "state").iterdir()) == ["latest", "step0000001"]
     run(cfg_file, tmp_path / "run", "backbone.drop_path=0.5", resume=True)
@@ -239,6 +240,21 @@ def test_a_gradient_that_is_not_finite_is_never_saved(
     with pytest.raises(UserError, match=r"step 3: not finite: gradient\. The run stops; no state was saved yet"):
         run(cfg_file, tmp_path / "run", "data.workers=0")
     assert not (tmp_path / "run" / "state").exists()
+
+
+def test_a_full_disk_is_survived_until_the_third_save(
+    cfg_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every third step is saved. The first save works, the next fails, then two do, then all fail."""
+    save, problems = checkpoint.save, iter(["", "full", "", "", "full", "full", "full"])
+    monkeypatch.setattr(checkpoint, "save", lambda *arguments: next(problems) or save(*arguments))
+    message = r"step 21 was not saved: full\. The run stops; the state after 12 steps is whole"
+    with pytest.raises(UserError, match=message):
+        run(cfg_file, tmp_path / "run", "data.workers=0", "steps=100", "save_every=3")
+    said = capsys.readouterr().err
+    assert "step 6 was not saved: full. Training goes on; the state after 3 steps is whole" in said
+    assert said.count("Training goes on") == 3
+    assert metrics(tmp_path / "run")[-1]["step"] == 21
 
 
 def test_metrics_are_cut_after_a_step_and_where_a_crash_left_half_a_line(tmp_path: Path) -> None:

@@ -30,6 +30,26 @@ def test_the_advice_fits_the_machine(words, cores, processes, on_gpu, says, monk
     assert re.search(says, line), line
 
 
+def test_scenes_need_none() -> None:
+    assert not waiting.advice(load_config("demo"), on_gpu=False, processes=1)
+
+
+def test_a_full_disk_costs_the_figures_alone(tmp_path, capsys) -> None:
+    class Full:
+        def add_scalar(self, *_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        close = add_scalar
+
+    log = Log(tmp_path, 0, 100, 4)
+    log._events = Full()  # type: ignore[assignment]
+    for step in (1, 2):
+        log.write(step, VALUES | {"data_wait": 0.0})
+    log.close()
+    assert capsys.readouterr().err.count("No space left on device") == 1
+    assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 2
+
+
 def test_it_is_said_once_and_not_of_the_start(tmp_path, capsys) -> None:
     log = Log(tmp_path, 0, 100, 4, "more workers")
     for step, share in enumerate([0.9, 0.04, 0.06, 0.5], 1):  # the first interval has the workers' start in it

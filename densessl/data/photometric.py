@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import cv2
 import numpy as np
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks the network on import
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # else it asks the network on import
 from albumentations.augmentations.pixel import functional as A
 
 if TYPE_CHECKING:

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 
 def advice(cfg: Config, on_gpu: bool, processes: int) -> str:
-    """One line, for ``processes`` on this machine."""
+    """One line, for ``processes`` on this machine; empty for scenes, which are drawn once."""
+    if cfg.data.path == "scenes":
+        return ""
     workers, room = cfg.data.workers, cores() // processes - 1  # one core for training itself
     side = 2 * max(cfg.views.large.size, cfg.views.small.size)
     if on_gpu and workers < room:

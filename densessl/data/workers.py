@@ -64,6 +64,7 @@ def _start(worker: int) -> None:
     prepare()
     # A signal to the whole process group is the main process's to answer: it may want to save first.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _stay)
 
 

@@ -7,6 +7,7 @@ moment leaves the one before. Random numbers and the loader's place are not in i
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -16,10 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
 
 from densessl.backbone_file import FILE_NAME
 from densessl.config import load_config, resolved_yaml
-from densessl.config_file import flat
+from densessl.config_file import UNREAD, flat
 from densessl.errors import UserError
 from densessl.files import aside
 from densessl.training import distributed
@@ -28,10 +32,10 @@ if TYPE_CHECKING:
     from densessl.config import Config
     from densessl.training.engine import Engine
 
-KEEP = 2  # states: the newest, and one in case it is damaged
 CONTENTS = ("config.yaml", "metrics.jsonl", "tensorboard", FILE_NAME, "state")
 # Keys that may differ on resuming. Any other would make the run another one.
-HARMLESS = {"name", "run", "threads", "log_every", "save_every", "data.workers", "data.unreadable"}
+HARMLESS = {"name", "run", "threads", "log_every", "save_every", "keep", "keep_every"}
+HARMLESS |= {"data.workers", "data.unreadable"}
 HARMLESS |= {"zero", "micro_batch", "compile", "backbone.checkpointing"}  # another rounding, at most
 
 # --- run folder -------------------------------------------------------------------------------------------------------
@@ -65,7 +69,11 @@ def begin_run(run: Path, cfg: Config) -> None:
 def check_same(run: Path, cfg: Config) -> None:
     """Raises UserError where ``cfg`` differs in something essential from the configuration that ``run`` began with."""
     file = run / "config.yaml"
-    before, now = flat(yaml.safe_load(file.read_text())), flat(yaml.safe_load(resolved_yaml(cfg)))
+    try:
+        before = flat(yaml.safe_load(file.read_text()))
+    except (OSError, AttributeError, *UNREAD) as error:
+        raise UserError(f"--resume: {file} can't be read as YAML: {error}") from None
+    now = flat(yaml.safe_load(resolved_yaml(cfg)))
     with suppress(UserError):  # keys that came later have their defaults, which are what there was before
         defaults = flat(yaml.safe_load(resolved_yaml(load_config(str(file)))))
         before |= {key: defaults[key] for key in now.keys() - before.keys() if key in defaults}
@@ -82,24 +90,39 @@ def essential_differences(before: dict[str, Any], now: dict[str, Any]) -> list[s
 # --- states -----------------------------------------------------------------------------------------------------------
 
 
-def save(engine: Engine, run: Path, step: int, about: dict[str, int]) -> None:
-    """Write the state after ``step`` steps; a call of all processes. The last KEEP states stay.
+def save(engine: Engine, run: Path, step: int, about: dict[str, int], keep: int, every: int | None = None) -> str:
+    """Write the state after ``step`` steps; a call of all processes. Returns why it can't be written, if it can't.
 
-    ``about`` is what newest_state gives back, with the step and the number of processes.
+    Then nothing of it is left and those before are as they were. The last ``keep`` states stay, and those whose step is
+    a multiple of ``every``. ``about`` is what newest_state gives back, with the step and the number of processes.
     """
-    folder, name = run / "state", f"step{step:07d}"
-    part = folder / f".{name}.tmp"
-    distributed.on_first(_clear, part)
-    engine.save(part)
-    distributed.barrier()
+    place = run / "state" / f"step{step:07d}"
     about = {"step": step, "processes": distributed.world_size(), **about}
-    distributed.on_first(_complete, part, folder / name, about)
+    return distributed.on_first(_written, engine.state(), place, about, keep, every)
 
 
-def _clear(part: Path) -> None:
-    for stale in part.parent.glob(".step*.tmp"):  # of a run that was killed
-        shutil.rmtree(stale)
-    part.mkdir(parents=True)
+def _written(
+    state: dict[str, dict[str, Tensor]], place: Path, about: dict[str, int], keep: int, every: int | None
+) -> str:
+    part = place.with_name(f".{place.name}.tmp")
+    try:
+        for stale in place.parent.glob(".step*.tmp"):  # of a run that was killed
+            shutil.rmtree(stale)
+        part.mkdir(parents=True)
+        needed = sum(tensor.nbytes for tensors in state.values() for tensor in tensors.values())
+        if (free := shutil.disk_usage(part).free) < needed:
+            raise OSError(errno.ENOSPC, f"{needed / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB free")
+        for name, tensors in state.items():
+            save_file(tensors, part / name)
+        _complete(part, place, about)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(part, ignore_errors=True)
+        return f"{place}: {getattr(error, 'strerror', None) or error}"
+    states = sorted(place.parent.glob("step???????"))
+    for old in states[:-keep]:
+        if not every or int(old.name[4:]) % every:
+            shutil.rmtree(old, ignore_errors=True)
+    return ""
 
 
 def _complete(part: Path, place: Path, about: dict[str, int]) -> None:
@@ -113,8 +136,6 @@ def _complete(part: Path, place: Path, about: dict[str, int]) -> None:
     part.rename(place)
     _flush(place.parent)
     _write(place.parent / "latest", place.name)
-    for old in sorted(place.parent.glob("step???????"))[:-KEEP]:
-        shutil.rmtree(old)
 
 
 def newest_state(run: Path) -> tuple[dict[str, int], list[str]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -116,18 +116,20 @@ class Engine:
         self._engine.step()
         return torch.as_tensor(self._engine.get_global_grad_norm() if norm is None else norm)
 
-    def save(self, folder: Path) -> None:
-        """Write weights, buffers and the optimiser's state to ``folder``; a call of all processes. Not atomic.
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """Weights, buffers and the optimiser's state, as files of tensors on the CPU; a call of all processes.
 
-        DeepSpeed's own files are pickles, which run code when they are read, and with ZeRO fit one number of processes.
+        In the first process; empty in the others. DeepSpeed's own files are pickles, which run code when they are read,
+        and with ZeRO fit one number of processes.
         """
-        state = optimizer_state.collect(self.optimizer, self._names())
-        if distributed.is_first():
-            save_file({key: x.cpu().contiguous() for key, x in self.method.state_dict().items()}, folder / MODEL)
-            save_file(state, folder / OPTIMIZER)
+        of_optimizer = optimizer_state.collect(self.optimizer, self._names())
+        if not distributed.is_first():
+            return {}
+        model = {key: x.cpu().contiguous() for key, x in self.method.state_dict().items()}
+        return {MODEL: model, OPTIMIZER: of_optimizer}
 
     def load(self, folder: Path) -> None:
-        """Read what save wrote; a call of all processes, which stop together if it fails in any."""
+        """Read the files of a state; a call of all processes, which stop together if it fails in any."""
         error = ""
         try:
             self.method.load_state_dict(load_file(folder / MODEL))
@@ -138,7 +140,7 @@ class Engine:
             error = f"{type(e).__name__}: {e}"
         (failed,) = distributed.any_process(bool(error))
         if failed:
-            raise RuntimeError(f"{folder} was not loaded: {error or 'it failed in another process'}")
+            raise UserError(f"--resume: {folder} was not loaded: {error or 'it failed in another process'}")
 
     def _names(self) -> dict[Tensor, str]:
         return {weight: name for name, weight in self.method.named_parameters()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from time import perf_counter
@@ -63,7 +64,7 @@ class Log:
             return
         cut(run / "metrics.jsonl", done)
         self._metrics = (run / "metrics.jsonl").open("a", buffering=1)
-        self._events = SummaryWriter(str(run / "tensorboard"), purge_step=done + 1)
+        self._events: SummaryWriter | None = SummaryWriter(str(run / "tensorboard"), purge_step=done + 1)
         self._steps, self._batch = steps, batch
         self._advice, self._intervals = advice, 0
         self._bar = None
@@ -87,9 +88,14 @@ class Log:
         """``values`` after ``step`` steps: loss, lr, what Pace reads, and anything else."""
         if not self._first:
             return
-        self._metrics.write(json.dumps({"step": step, **values}) + "\n")
-        for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+        try:
+            self._metrics.write(json.dumps({"step": step, **values}) + "\n")
+            for name, value in values.items():
+                if self._events:
+                    self._events.add_scalar(name, value, step)
+        except OSError as error:  # a full disk is no reason to stop before a state can't be saved
+            self._events = None  # whose writer has ended
+            self.say(f"the figures of step {step} were not written, and no more TensorBoard events will be: {error}")
         now = (
             f"loss {values['loss']:.4g}  lr {values['lr']:.3g}  {values['pictures_per_s']:.4g} pictures/s  "
             f"waiting for data {values['data_wait']:.0%}"
@@ -109,8 +115,10 @@ class Log:
     def close(self) -> None:
         if not self._first:
             return
-        self._metrics.close()
-        self._events.close()
+        with suppress(OSError):  # which must not hide why a run ends
+            self._metrics.close()
+            if self._events:
+                self._events.close()
         if self._bar is not None:
             self._bar.close()
             self._terms.close()

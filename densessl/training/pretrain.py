@@ -24,6 +24,7 @@ from densessl.data.pictures import open_pictures
 from densessl.data.pixels import Pixels
 from densessl.data.to_device import ToDevice
 from densessl.data.waiting import advice
+from densessl.errors import UserError
 from densessl.training import checkpoint, distributed
 from densessl.training.assembly import assemble
 from densessl.training.engine import connect
@@ -31,11 +32,15 @@ from densessl.training.launch import processes_here, setup
 from densessl.training.log import Log, Pace
 from densessl.training.optim import lr_at, peak_lr, set_lr
 
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)  # USR1 is how schedulers warn
+FAILURES = 3  # saves in a row that may fail before the run stops
+
 
 def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> Path:
     """Run ``cfg`` to its end, or from its newest whole state on, and return the run folder.
 
-    SIGTERM or Ctrl-C: all processes save after the step at hand and end with SystemExit; a second Ctrl-C ends at once.
+    SIGTERM, SIGUSR1 or Ctrl-C: all processes save after the step at hand and end with SystemExit; a second Ctrl-C ends
+    at once. A save that fails is said and leaves those before; the third in a row ends the run.
     Raises UserError for a configuration, pictures or a run folder that can't work, and for a loss that is not finite.
     """
     # --- processes, run folder ---
@@ -88,16 +93,27 @@ def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> P
         + (f", {cfg.micro_batch} pictures at a time" if cfg.micro_batch else "")
     )
 
-    def save() -> None:
-        distributed.broadcast_buffers(method)
-        if distributed.is_first():  # before the state: a run that is resumed at its end writes nothing any more
-            facts: dict[str, Any] = {"mean": cfg.data.mean, "std": cfg.data.std, "pixels": loader.images.pixels}
+    def backbone_left_out() -> str:
+        facts: dict[str, Any] = {"mean": cfg.data.mean, "std": cfg.data.std, "pixels": loader.images.pixels}
+        try:
             save_backbone(run / FILE_NAME, method.backbone, **facts, method=cfg.method.name, step=done)
-        checkpoint.save(engine, run, done, {"pictures": pictures, "parameters": parameters})
+        except UserError as error:
+            return str(error)
+        return ""
+
+    def left_out() -> str:
+        """Save; why it failed, if it did."""
+        distributed.broadcast_buffers(method)
+        about = {"pictures": pictures, "parameters": parameters}
+        # The backbone before the state: a run that is resumed at its end writes nothing any more.
+        return distributed.on_first(backbone_left_out) or checkpoint.save(
+            engine, run, done, about, cfg.keep, cfg.keep_every
+        )
 
     # --- the loop ---
     pace = Pace(cfg.batch, done)
     to_device = ToDevice(device, cfg.data.mean, cfg.data.std)
+    failed = 0  # saves in a row
     flags, recent = distributed.Flags(), deque[tuple[int, dict[str, Tensor]]](maxlen=2)
     with (
         closing(engine),
@@ -129,8 +145,14 @@ def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> P
             if logging_now:
                 log.write(done, distributed.mean_over_processes(values) | {"lr": lr} | pace.read(done, device))
             if stopping or saving:
-                save()
-                saved = done
+                if problem := left_out():
+                    failed += 1
+                    left = f"the state after {saved} steps is whole" if saved else "no state was saved yet"
+                    if stopping or failed == FAILURES or done == steps:
+                        distributed.refuse(f"step {done} was not saved: {problem}. The run stops; {left}")
+                    log.say(f"step {done} was not saved: {problem}. Training goes on; {left}")
+                else:
+                    saved, failed = done, 0
             if stopping:
                 break
         log.say(f"{run / FILE_NAME} after {done} of {steps} steps")
@@ -173,7 +195,7 @@ def refuse_step(recent: Iterable[tuple[int, dict[str, Tensor]]], saved: int | No
 
 @contextmanager
 def stop_on_signal() -> Iterator[list[int]]:
-    """The signals that came, SIGTERM and SIGINT. They only leave a note: what follows all processes do together."""
+    """The signals that came. They only leave a note: what follows all processes do together."""
     came: list[int] = []
 
     def note(number: int, frame: Any) -> None:
@@ -181,7 +203,7 @@ def stop_on_signal() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         came.append(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, note) for number in SIGNALS}
     try:
         yield came
     finally:

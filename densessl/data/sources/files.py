@@ -48,13 +48,17 @@ class Files:
         """The whole file. Raises Unreadable."""
         path = self.path(i)
         try:
-            # Opening a pipe waits for a writer, and a device may never end.
-            with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                    raise Unreadable(path, "no file, but a pipe or a device")
-                return file.read()
+            return whole_file(path)
         except OSError as error:
             raise Unreadable(path, error.strerror or str(error)) from None
+
+
+def whole_file(path: str) -> bytes:
+    """Raises OSError, also for a pipe, whose opening would wait for a writer, and a device, which may never end."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError("no file, but a pipe or a device")
+        return file.read()
 
 
 def find_files(path: str) -> Files:

@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from densessl.data.decoding import Unreadable
+from densessl.data.sources.files import whole_file
 from densessl.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,8 +43,7 @@ class HuggingFace:
         if value is None:
             raise Unreadable(self.path(i), "the row is empty")
         try:
-            with open(value, "rb") as file:
-                return file.read()
+            return whole_file(value)
         except OSError as error:
             raise Unreadable(self.path(i), error.strerror or str(error)) from None
 
@@ -111,7 +111,9 @@ def _named(path: str) -> tuple[str, str, str]:
 def _splits(where: str) -> dict[str, Any]:
     """{name: rows}. Raises what the library raises."""
     from datasets import Dataset as Rows
-    from datasets import DatasetDict, concatenate_datasets, load_dataset, load_from_disk
+    from datasets import DatasetDict, concatenate_datasets, config, load_dataset, load_from_disk
+
+    config.HF_UPDATE_DOWNLOAD_COUNTS = False  # else load_dataset tells the Hub that it reads a folder
 
     if os.path.isdir(where):
         if any(os.path.exists(os.path.join(where, name)) for name in ("state.json", "dataset_dict.json")):

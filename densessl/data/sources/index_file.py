@@ -106,6 +106,8 @@ def _read(file: Path) -> Index | None:
                 raise ValueError(f"cut at {rest} bytes")
             stored.seek(data)
             said = json.loads(stored.read(notes))
+            if not isinstance(said, dict) or "facts" not in said:
+                raise ValueError("without notes")
             return Index(_mapped(stored, data), said)
     except (OSError, ValueError, struct.error) as error:
         log.warning("index made anew: %s can't be read (%s)", file, error)
