@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -51,6 +52,11 @@ def run(command: Callable[[], int]) -> int:
         connected = distributed is not None and distributed.world_size() > 1
         if connected or os.environ.get("RANK", "0") == "0":
             print(f"densessl: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        print(f"densessl: {str(error.filename)[:80]}...: too long for the name of a file", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

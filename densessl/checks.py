@@ -3,7 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
+
+MOST = 2**32  # weights of a layer, 64 GB with the optimiser's: no machine that is trained on holds several
+
+
+def widths(**arguments: Any) -> None:
+    for key in ("expander", "projector", "predictor"):
+        layers = arguments.get(key)
+        if not isinstance(layers, tuple):  # one width, or none
+            continue
+        for before, after in pairwise(layers):
+            if before * after > MOST:
+                raise ValueError(
+                    f"method.{key}={list(layers)}: from {before} to {after} are {before * after:.0e} weights, which "
+                    f"no memory holds; the methods' own widths are at most 8192"
+                )
 
 
 def wmse(batch: int, projector: tuple[int, ...], w_size: int, **_: Any) -> None:

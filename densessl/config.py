@@ -20,10 +20,12 @@ from densessl.errors import UserError
 from densessl.method_source import method_arguments, method_crops, method_names
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, le=1e9)]  # so that products of some stay numbers of 32 bits
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Width = Annotated[int, Field(ge=1, le=2**20)]  # what a method counts: widths, prototypes, places in a queue
 Factor = Annotated[float, Field(ge=0, le=10)]
+Hue = Annotated[float, Field(ge=0, le=0.5)]  # share of a turn
+Threads = Annotated[int, Field(ge=1, le=1024)]
 
 
 def _writable(text: str) -> str:
@@ -110,7 +112,7 @@ class ChannelsConfig(Section):
 class PhotometricConfig(Section):
     """Probabilities and strengths of VICReg's and VICRegL's code; pairs are (even view, odd view)."""
 
-    jitter: tuple[Factor, Factor, Factor, Annotated[float, Field(ge=0, le=0.5)]] = (0.4, 0.4, 0.2, 0.1)  # brightness, contrast, saturation, hue
+    jitter: tuple[Factor, Factor, Factor, Hue] = (0.4, 0.4, 0.2, 0.1)  # brightness, contrast, saturation, hue
     jitter_p: Share = 0.8
     grey_p: Share = 0.2
     blur_p: tuple[Share, Share] = (1.0, 0.1)
@@ -128,7 +130,7 @@ class PhotometricConfig(Section):
 class OptimConfig(Section):
     name: Literal["adamw", "adam", "lars", "sgd"]
     base_lr: Positive  # times batch / 256
-    weight_decay: float = Field(ge=0)  # in the gradient, but for adamw
+    weight_decay: float = Field(ge=0, le=1e9)  # in the gradient, but for adamw
     warmup: Share  # share of the run
     start_lr: Share = 0.0  # share of the peak at which warm-up begins
     end_lr: Share = 0.001  # share of the peak that is left at the end of the cosine
@@ -185,7 +187,7 @@ class Config(Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 autocast where the hardware has it
     compile: bool = False  # the network's blocks, by torch.compile
     zero: Literal[0, 1, 2] = 0  # DeepSpeed's ZeRO stage
-    threads: Count | None = None  # CPU threads of a process; default: its share of the cores
+    threads: Threads | None = None  # CPU threads of a process; default: its share of the cores
     log_every: Count = 10  # steps
     save_every: Count = 500  # steps
     keep: Count = 2  # states: the newest, and others in case it is damaged
@@ -208,6 +210,7 @@ class Config(Section):
         if self.views.large.count < 2:
             raise ValueError(f"views.large.count={self.views.large.count}: two large crops or more are compared")
         checks.crops(self.method.name, method_crops(self.method.name), self.views.large.count, self.views.small.count)
+        checks.widths(**self.method.arguments)
         if self.method.name in checks.CHECKS:
             checks.CHECKS[self.method.name](self.batch, **self.method.arguments)
         if self.optim.name == "adam" and self.optim.weight_decay and self.method.arguments.get("freeze"):
@@ -282,7 +285,8 @@ def find_config(name: str) -> Path:
         return Path(name)
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"; did you mean {near[0]}?" if near else "."
-    raise UserError(f"--cfg {name if name.isprintable() and len(name) < 200 else shown(name)}: neither a file nor a name{hint} Names: {', '.join(names)}")
+    given = name if name.isprintable() and len(name) < 200 else shown(name)
+    raise UserError(f"--cfg {given}: neither a file nor a name{hint} Names: {', '.join(names)}")
 
 
 def _method_schema(name: object, sources: dict[str, str]) -> type[BaseModel]:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
 from densessl.errors import UserError
+
+UNREAD = (yaml.YAMLError, ValueError, RecursionError)  # what YAML of no use raises: no number, too deep a nest
+LARGEST = 1 << 16  # characters of a file or a value: PyYAML takes a second for that many
+DEEPEST = 16  # sections and lists in each other
 
 
 class Value(NamedTuple):
@@ -18,49 +23,102 @@ class Value(NamedTuple):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe subset, which also reads 5e-4 as a number: PyYAML takes it for text without a point."""
+    """YAML's plain part: no tags, and no aliases, which can hold themselves or grow without end.
+
+    It also reads 5e-4 as a number, which PyYAML takes for text without a point, and dates as text.
+    """
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event: Any = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            problem = f"*{event.anchor} is an alias; write the value itself"
+        elif event.tag is not None:
+            problem = f"could not determine a value by the tag {event.tag}; write it without"
+        elif self.depth == DEEPEST:
+            problem = "too many sections and lists in each other"
+        else:
+            self.depth += 1
+            node = super().compose_node(parent, index)
+            self.depth -= 1
+            return node
+        raise yaml.composer.ComposerError(None, None, problem[:200], event.start_mark)
 
 
-_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in forms if tag != "tag:yaml.org,2002:timestamp"]
+    for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789"))
 
 
 def read_values(path: Path) -> list[Value]:
     """All values of a file of nested sections. A key given twice is an error: YAML would keep the last one silently."""
     try:
-        text = path.read_text(encoding="utf-8")
-        root = yaml.compose(text, _Loader)
+        with path.open(encoding="utf-8") as file:
+            root = _compose(file.read(LARGEST + 1))
+        if isinstance(root, yaml.MappingNode):
+            return _walk(root, "", path.name, {})
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} can't be read as YAML: {error}") from None
-    if not isinstance(root, yaml.MappingNode):
-        raise UserError(f"{path} must hold keys and values, as the files in configs do")
-    return _walk(root, "", path.name)
+        raise UserError(f"{path} can't be read as YAML: {_reason(error)}") from None
+    raise UserError(f"{path} must hold keys and values, as the files in configs do")
 
 
 def parse_override(text: str) -> Value:
     """A word such as optim.base_lr=5e-4; the value is read as YAML."""
     key, equals, value = text.partition("=")
     if not equals or not re.fullmatch(r"\w+(\.\w+)*", key):
-        raise UserError(f"{text!r}: an override is key=value, for example optim.base_lr=5e-4")
+        raise UserError(f"{shown(text)}: an override is key=value, for example optim.base_lr=5e-4")
     try:
-        return Value(key, _plain(yaml.load(value, _Loader)), "command line")
+        return Value(key, _value(_compose(value)), "command line")
     except yaml.YAMLError as error:
-        raise UserError(f"{text!r}: the value can't be read as YAML: {error}") from None
+        raise UserError(f"{key[:80]}={shown(value)}: the value can't be read as YAML: {_reason(error)}") from None
 
 
-def _walk(node: yaml.MappingNode, prefix: str, file: str) -> list[Value]:
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+
+
+def shown(value: Any) -> str:
+    """Python's form of what a user gave, no longer than a line."""
+    return _SHORT.repr(value)
+
+
+def _compose(text: str) -> Any:
+    if len(text) > LARGEST:
+        raise yaml.YAMLError(f"longer than {LARGEST:,} characters")
+    return yaml.compose(text, _Loader)
+
+
+def _value(node: Any) -> Any:
+    try:
+        return None if node is None else _plain(_Loader("").construct_object(node, deep=True))
+    except ValueError:  # of thousands of digits, or of none, as 0x_
+        raise yaml.constructor.ConstructorError(None, None, "no number that can be read", node.start_mark) from None
+
+
+def _reason(error: Exception) -> str:
+    """One line."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        mark = error.problem_mark
+        return f"{error.problem}, line {mark.line + 1}, column {mark.column + 1}"
+    return " ".join(str(error).split())
+
+
+def _walk(node: yaml.MappingNode, prefix: str, file: str, seen: dict[str, int]) -> list[Value]:
     values: list[Value] = []
-    seen: dict[str, int] = {}
     for name_node, child in node.value:
         key, line = f"{prefix}{name_node.value}", name_node.start_mark.line + 1
+        if not isinstance(name_node, yaml.ScalarNode) or not name_node.value:
+            raise yaml.composer.ComposerError(None, None, "a key must be a word", name_node.start_mark)
         if key in seen:
             raise UserError(f"{key} ({file}:{line}): given twice, first in line {seen[key]}")
         seen[key] = line
         if isinstance(child, yaml.MappingNode):
-            values += _walk(child, f"{key}.", file)
+            values += _walk(child, f"{key}.", file, seen)
         else:
-            constructor = _Loader("")
-            values.append(Value(key, _plain(constructor.construct_object(child, deep=True)), f"{file}:{line}"))
+            values.append(Value(key, _value(child), f"{file}:{line}"))
     return values
 
 

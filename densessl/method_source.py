@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ def method_crops(name: str) -> str:
     return ast.literal_eval(own[0]) if own else "two"
 
 
+@cache
 def _class(name: str) -> ast.ClassDef:
     tree = ast.parse((METHODS / f"{name}.py").read_text(encoding="utf-8"))
     return next(n for n in tree.body if isinstance(n, ast.ClassDef) and "Method" in map(ast.unparse, n.bases))

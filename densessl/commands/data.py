@@ -179,7 +179,8 @@ def _arguments(kind: str, words: Sequence[str]) -> argparse.Namespace:
     for name in ("sheet", "out"):
         file = getattr(args, name, None)
         if (name == "sheet" or kind == "views") and file and file.suffix.lower() not in (".png", ".jpg", ".webp"):
-            raise UserError(f"--{name} {file}: a picture's name is needed, such as {file.with_suffix('.png')}")
+            better = file.with_suffix(".png") if file.name else "sheet.png"
+            raise UserError(f"--{name} {file}: a picture's name is needed, such as {better}")
     return args
 
 
