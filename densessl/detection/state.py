@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,7 +39,7 @@ def load(path: Path, about: dict[str, Any], detector: nn.Module, optimizer: Opti
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         before, done = state["about"], state["done"]
-    except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+    except Exception as error:  # what a broken file raises depends on where it is broken
         raise UserError(f"--resume: {path} can't be read ({error}); without it, training begins anew") from None
     if differences := [key for key in about if before.get(key) != about[key]]:
         lines = "".join(f"\n  {key}: {before.get(key)} before, {about[key]} now" for key in differences)

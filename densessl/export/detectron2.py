@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
-import torch
 from timm.models.convnext import ConvNeXt
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from densessl.export.exporter import NotInstalled, Stages, first_norms, installe
 from densessl.export.mmpretrain import DEPTHS
 from densessl.export.values import of_stored
 from densessl.foreign import layouts
+from densessl.foreign.state_file import read_state
 
 SUFFIX = ".pkl"
 NEEDS: tuple[str, ...] = ()
@@ -35,9 +35,7 @@ def open(backbone: Backbone, file: Path) -> Stages:
     cfg = config.get_cfg()
     cfg.merge_from_list(_settings(backbone))
     net = modeling.build_resnet_backbone(cfg, layers.ShapeSpec(channels=3)).eval()
-    net.load_state_dict(
-        {key: torch.from_numpy(array) for key, array in pickle.loads(file.read_bytes())["model"].items()}
-    )
+    net.load_state_dict(read_state(file)["model"])
     return lambda image: list(net(image).values())
 
 

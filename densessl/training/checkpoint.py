@@ -23,7 +23,7 @@ from torch import Tensor
 
 from densessl.backbone_file import FILE_NAME
 from densessl.config import load_config, resolved_yaml
-from densessl.config_file import UNREAD, flat
+from densessl.config_file import flat
 from densessl.errors import UserError
 from densessl.files import aside
 from densessl.training import distributed
@@ -71,7 +71,7 @@ def check_same(run: Path, cfg: Config) -> None:
     file = run / "config.yaml"
     try:
         before = flat(yaml.safe_load(file.read_text()))
-    except (OSError, AttributeError, *UNREAD) as error:
+    except (OSError, ValueError, AttributeError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"--resume: {file} can't be read as YAML: {error}") from None
     now = flat(yaml.safe_load(resolved_yaml(cfg)))
     with suppress(UserError):  # keys that came later have their defaults, which are what there was before

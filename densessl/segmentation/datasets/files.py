@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from densessl.data.decoding import Unreadable, decode
+from densessl.data.decoding import FORMATS, Unreadable, decode
 from densessl.data.palette import Color
 from densessl.data.pixels import Pixels
 from densessl.errors import UserError
@@ -103,8 +103,8 @@ def translate_codes(codes: np.ndarray, labels: dict[int, int]) -> np.ndarray:
 def open_picture(path: Path) -> Image.Image:
     """Its header read, its pixels not yet. Raises UserError."""
     try:
-        return Image.open(path)
+        return Image.open(path, formats=(*FORMATS, "TIFF"))
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
-    except (OSError, UnidentifiedImageError) as error:
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: not a picture: {error}") from None
