@@ -42,10 +42,9 @@ def connected(device: str = "auto") -> Iterator[str]:
 
 
 def connect_alone() -> None:
-    """This process to itself; with an address it would listen to all networks, and ask the DNS for its name."""
+    """A process on a CPU to itself; with an address it would listen to all networks, and ask the DNS for its name."""
     if not dist.is_initialized():
-        backend = "gloo" if os.environ["DS_ACCELERATOR"] == "cpu" else "nccl"
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 
 
 def world_size() -> int:

@@ -35,7 +35,7 @@ def connect() -> None:
 
     # On CPU it would compile, for a minute, an operation that only inference uses, and fail without a compiler.
     ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    if os.environ["WORLD_SIZE"] == "1":
+    if os.environ["WORLD_SIZE"] == "1" and os.environ["DS_ACCELERATOR"] == "cpu":  # NCCL was never tried so
         distributed.connect_alone()
     deepspeed.init_distributed(verbose=False)
 
