@@ -12,6 +12,7 @@ from densessl.config import Positive, Share
 
 Count = Annotated[int, Field(gt=0)]
 Side = Annotated[int, Field(gt=1)]
+Rate = Annotated[float, Field(gt=0)]  # as large as one likes: what diverges is left out
 NotNegative = Annotated[float, Field(ge=0)]
 
 
@@ -47,7 +48,7 @@ class Probe(Neighbours):
 class Rates(Protocol):
     """Linear layers at many learning rates, all trained on the same features."""
 
-    lrs: Annotated[tuple[Positive, ...], Field(min_length=1)]  # SGD's; cosine by epochs to 0; the best is taken
+    lrs: Annotated[tuple[Rate, ...], Field(min_length=1)]  # SGD's; cosine by epochs to 0; the best is taken
     momentum: Share
     weight_decay: NotNegative
     epochs: Count
