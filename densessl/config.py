@@ -15,6 +15,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from densessl import checks
+from densessl.config_errors import explain
 from densessl.config_file import Value, parse_override, read_values, shown
 from densessl.errors import UserError
 from densessl.method_source import method_arguments, method_crops, method_names
@@ -319,41 +320,9 @@ def _validated(
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        lines = list(dict.fromkeys(_explain(e, sources, keys, prefix) for e in error.errors()[:1000]))
+        lines = list(dict.fromkeys(explain(e, sources, keys, prefix) for e in error.errors()[:1000]))
         more = [f"and {len(lines) - MISTAKES} more"] if len(lines) > MISTAKES else []
         raise UserError("\n".join(lines[:MISTAKES] + more)) from None
-
-
-def _explain(error: Any, sources: dict[str, str], keys: list[str], prefix: str) -> str:
-    """One line for one of pydantic's errors: key, where it stands, what is wrong, what would be right."""
-    names = [part for part in error["loc"] if isinstance(part, str)]
-    key = prefix + ".".join(names)
-    key = key if len(key) < 100 else f"{key[:100]}..."
-    where = next((sources[k] for k in _upwards(key) if k in sources), None)
-    place = f"{key} ({where})" if where else key
-    if error["type"] == "extra_forbidden" and "accum" in key:
-        return (
-            f"{place}: no such key; the losses are statistics of the batch, and accumulating those of its parts would "
-            "be another loss; micro_batch=N cuts the batch for the network alone, with loss and gradient of the whole"
-        )
-    if error["type"] == "extra_forbidden":
-        near = [k for k in keys if k.split(".")[-1] == names[-1]] or difflib.get_close_matches(key, keys, n=1)
-        hint = f"did you mean {' or '.join(near)}?" if near else "--print shows all keys"
-        return f"{place}: no such key; {hint}"
-    if error["type"] == "missing":
-        few = isinstance(error["loc"][-1], int)
-        return f"{place}: too few values, got {shown(error['input'])}" if few else f"{key} is missing"
-    if error["type"] == "value_error":
-        return f"{place}: {error['ctx']['error']}" if names else str(error["ctx"]["error"])
-    if error["type"] in ("model_type", "model_attributes_type"):
-        return f"{place}: a section of keys and values is needed, got {shown(error['input'])}"
-    said = error["msg"].replace("a valid tuple", "a list").replace("Tuple", "List").replace(" after validation", "")
-    return f"{place}: {said}, got {shown(error['input'])}"
-
-
-def _upwards(key: str) -> list[str]:
-    parts = key.split(".")
-    return [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
 
 
 def _paths(schema: type[BaseModel], prefix: str) -> list[str]:

@@ -17,6 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import test_training
 import torch
 import yaml
 
@@ -32,16 +33,9 @@ from densessl.training import checkpoint
 from densessl.training.pretrain import pretrain
 
 ROOT = Path(__file__).parents[1]
-TINY: dict[str, Any] = {
-    "method": {"name": "vicreg", "expander": [16, 16]},
-    "backbone": {"name": "test_resnet"},
-    "data": {"workers": 1},
-    "views": {"large": {"count": 2, "size": 32, "scale": [0.3, 1.0]}},
-    "optim": {"name": "adamw", "base_lr": 0.03, "weight_decay": 0.05, "warmup": 0.2},
+TINY = {key: value for key, value in test_training.TINY.items() if not key.endswith("_every")} | {
     "batch": 4,
     "steps": 2,
-    "threads": 1,
-    "precision": "fp32",
 }
 
 

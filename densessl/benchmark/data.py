@@ -108,10 +108,9 @@ def _parts(cfg: Config, pictures: StoredPictures) -> dict[str, Callable[[np.ndar
     def cropping(batch: np.ndarray) -> None:
         for i in batch.tolist():
             height, width = decoded[i].shape[:2]
-            cut[i] = []
-            for number, (size, scale, _) in enumerate(crops):
-                affine = view_affine(view_rng(cfg.seed, 0, i, number), cfg.views, height, width, scale)
-                cut[i].append(take_view(decoded[i], affine, size))
+            rng = view_rng(cfg.seed, 0, i)
+            affines = [view_affine(rng, cfg.views, height, width, scale) for _, scale, _ in crops]
+            cut[i] = [take_view(decoded[i], x, size) for x, (size, *_) in zip(affines, crops, strict=True)]
 
     def photometric(batch: np.ndarray) -> None:
         rng = np.random.default_rng(0)

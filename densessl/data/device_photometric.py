@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from densessl.data.photometric import Photometric
+from densessl.data.pixels import GREY
 
 if TYPE_CHECKING:
     from densessl.config import PhotometricConfig
@@ -28,7 +29,6 @@ SAME = (1.0, 0.0, 0.0)
 HUE = 3 * MIXTURES  # sixths of a turn
 MIRROR = HUE + 1  # a value above half of it is taken from it: 255 solarises, 510 changes nothing
 KERNEL = MIRROR + 1  # the rest: half of the blur's kernel, from the middle outwards
-GREY = (0.299, 0.587, 0.114)
 # What is computed in: 16 bits halve the memory's time on a GPU, and an eighth of a grey level is finer than uint8.
 DTYPES = {"cuda": torch.float16}
 

@@ -85,9 +85,8 @@ class Plan:
 
     def _draw(self, height: int, width: int) -> None:
         crops, self.size = self.crops, (height, width)
-        self.rng = view_rng(
-            crops.seed, self.epoch, self.index
-        )  # one for all: to make one takes as long as all it draws
+        # One for all views: to make one takes as long as all that it draws.
+        self.rng = view_rng(crops.seed, self.epoch, self.index)
         self.drawn = [view_affine(self.rng, crops.views, height, width, scale) for _, scale, _ in crops.crops]
 
 

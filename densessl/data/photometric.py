@@ -41,9 +41,8 @@ def blur_kernel(size: int, sigma: float) -> int:
 class Change(NamedTuple):
     """What is done to one view, in this order."""
 
-    jitter: list[
-        tuple[str, float]
-    ]  # brightness, contrast, saturation: a factor; hue: a share of a turn; in their order
+    # Brightness, contrast, saturation: a factor; hue: a share of a turn; in their order.
+    jitter: list[tuple[str, float]]
     grey: bool
     kernel: np.ndarray | None  # of the blur
     solarise: bool

@@ -41,7 +41,7 @@ class Seen(NamedTuple):
 
 
 class Source(NamedTuple):
-    """The picture is (h, w, C) uint8."""
+    """The picture is (h, w, C) of 8 or 16 bits."""
 
     path: str
     picture: np.ndarray
@@ -67,7 +67,7 @@ def sources(images: Pictures, cfg: Config, count: int) -> list[Source]:
     for place, row in enumerate(views.pictures.tolist()):
         path, picture = _readable(images, row)
         seen = [_seen(view, place, True) for view in views.large] + [_seen(view, place, False) for view in views.small]
-        found.append(Source(path, picture if picture.dtype == np.uint8 else (picture >> 8).astype(np.uint8), seen))
+        found.append(Source(path, picture, seen))
     return found
 
 
