@@ -188,10 +188,13 @@ class Config(Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 autocast where the hardware has it
     compile: bool = False  # the network's blocks, by torch.compile
     zero: Literal[0, 1, 2] = 0  # DeepSpeed's ZeRO stage
+    timeout: Annotated[float, Field(ge=0.05, le=1e5)] = 10.0  # minutes after which who waits for another process ends
     threads: Threads | None = None  # CPU threads of a process; default: its share of the cores
     log_every: Count = 10  # steps
+    health_every: Annotated[int, Field(ge=0, le=10**9)] = 50  # steps between measures of the embeddings; 0: none
     save_every: Count = 500  # steps
     keep: Count = 2  # states: the newest, and others in case it is damaged
+    max_skips: Count = 5  # steps in a row, not finite, that send the run back to its newest state
     keep_every: Count | None = None  # steps; the states after so many, twice as many, ... stay as well
 
     @model_validator(mode="after")

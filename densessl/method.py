@@ -24,20 +24,33 @@ class Method(nn.Module):
     backbone: Backbone  # the only part that leaves
     step: int = 0  # the loop says before each step which one it is,
     progress: float = 0.0  # and the share of the run that is done
+    shown: dict[str, list[Tensor]] | None = None  # a dict at the steps whose embeddings are measured
 
     def begin(self, pictures: int, batch: int) -> None:
         """Called once before the first step; what remembers each picture of the collection is made here."""
 
     def maps(self, views: list[View]) -> list[Tensor]:
         """The last map (B, C, H, W) of each view, after the final norm."""
-        return self.backbone.each(view.image for view in views)
+        maps = self.backbone.each(view.image for view in views)
+        self.show("maps", *maps)
+        return maps
+
+    def show(self, name: str, *views: Tensor) -> None:
+        """Keep, without gradient, what health measures of the views, large crops first; at most steps nothing.
+
+        ``name``: "global", embeddings (B, D); "local", those (B, P, D) of a map's places, where there is a head for
+        them; "prototypes", scores (B, K) whose softmax a picture is assigned by.
+        """
+        if self.shown is not None:
+            self.shown[name] = [view.detach() for view in views]
 
     @abstractmethod
     def forward(self, views: Views) -> dict[str, Tensor]:
         """Weighted scalar terms; their sum is the loss.
 
-        A term's mean over processes is its true value, and so is the mean over processes of its gradient.
+        A term's mean over processes is its true value, and so is the mean over processes of its gradient. Changes
+        nothing that stays but running statistics of BatchNorm: what the method remembers waits for `update`.
         """
 
     def update(self) -> None:
-        """Called after each optimiser step."""
+        """Called after each optimiser step; not after a step that was skipped, since it was not finite."""

@@ -201,7 +201,10 @@ def test_step(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert figures["shares"].keys() == {"backbone", "heads", "criterion", "optimiser"}
     assert figures["pictures_per_s"]["step"] == pytest.approx(4 / figures["seconds"]["step"], rel=1e-2)
     assert figures["flop_of_a_picture"] > 0
-    assert "| whole step |" in capfd.readouterr().out
+    assert figures["health"]["seconds"] > 0
+    out = capfd.readouterr().out
+    assert "| whole step |" in out
+    assert "| health, every 50 steps |" in out
 
 
 def test_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -227,6 +230,22 @@ def test_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     of_a_crop = 4 * channels + 32 + 4 * 16
     assert peaks["12"]["collected_gib"] == pytest.approx(12 * 2 * of_a_crop * 4 / 2**30, rel=1e-3)
     assert "| micro-batches of 2 | 12 |" in capsys.readouterr().out
+
+
+def test_save(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """AdamW keeps two numbers a trained weight, and a step a weight."""
+    (tmp_path / "disk").mkdir()
+    words = ["save", "--cfg", "demo", "method.expander=[16]", "method.projector=[8]", "--repeats", "2"]
+    (figures,) = spawned(logged, [*words, "--folder", str(tmp_path / "disk")], tmp_path)
+    cfg = load_config("demo", ["method.expander=[16]", "method.projector=[8]"])
+    method = VICRegL(Backbone(cfg.backbone.name), expander=(16,), projector=(8,))
+    weights = [4 * p.numel() for p in method.parameters()]
+    rest = sum(buffer.nbytes for buffer in method.buffers())
+    assert figures["bytes"] == 3 * sum(weights) + 4 * len(weights) + rest
+    assert figures["share_of_an_hour"]["12"] == pytest.approx(12 * figures["seconds"] / 3600, rel=1e-2)
+    assert figures["seconds"] > figures["collecting"] > 0
+    assert not list((tmp_path / "disk").iterdir())
+    assert "| share of an hour with 12 saves |" in capfd.readouterr().out
 
 
 @pytest.fixture
@@ -297,7 +316,7 @@ def test_wrong_words_are_refused(words: list[str], message: str) -> None:
         main(words)
 
 
-@pytest.mark.parametrize("kind", ["criterion", "step", "scale", "memory", "data"])
+@pytest.mark.parametrize("kind", ["criterion", "step", "scale", "memory", "data", "save"])
 def test_help_names_every_option(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main([kind, "--help"])

@@ -75,8 +75,8 @@ def process(rank: int, folder: Path) -> dict[str, Any]:
         for step, lr in enumerate(LRS):
             set_lr(engine.optimizer, lr)
             terms = engine(batch(step, rank, 2))
-            engine.backward(torch.stack(list(terms.values())).sum())
-            seen["gradients"].append(engine.step().item())
+            seen["gradients"].append(engine.backward(torch.stack(list(terms.values())).sum()).item())
+            engine.step()
             seen["terms"].append(distributed.mean_over_processes(terms))
         seen["state"] = {k: v.clone() for k, v in method.state_dict().items()}
         seen["losses"] = losses_on_and_after_loading(engine, cfg, rank, folder / f"{name}{zero}{clip}")

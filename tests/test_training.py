@@ -28,10 +28,10 @@ from densessl.errors import UserError
 from densessl.methods import METHODS
 from densessl.methods.vicreg import VICReg
 from densessl.training import checkpoint, distributed
-from densessl.training.engine import Engine
 from densessl.training.launch import alone
 from densessl.training.log import Log, cut
-from densessl.training.pretrain import SIGNALS, pretrain, seed_step
+from densessl.training.pretrain import SIGNALS, pretrain
+from densessl.training.seeding import seed_step
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 120
@@ -207,8 +207,8 @@ def test_a_signal_saves_and_resuming_goes_on_with_the_same_losses(
         run(cfg_file, tmp_path / "run", "backbone.drop_path=0.5")
     assert stopped.value.code == 128 + number
     assert [signal.getsignal(each) for each in SIGNALS] == handlers
-    assert seen == [0]
-    assert sorted(p.name for p in (tmp_path / "run" / "state").iterdir()) == ["latest", "step0000001"]
+    assert seen == [0, 1 / 6]  # processes tell each other in each step before the weights change
+    assert sorted(p.name for p in (tmp_path / "run" / "state").iterdir()) == ["latest", "step0000002"]
     run(cfg_file, tmp_path / "run", "backbone.drop_path=0.5", resume=True)
     assert metrics(tmp_path / "run") == metrics(finished)
 
@@ -219,25 +219,6 @@ def test_a_second_ctrl_c_stops_at_once(cfg_file: Path, tmp_path: Path) -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
     with method_that(update), pytest.raises(KeyboardInterrupt):
-        run(cfg_file, tmp_path / "run", "data.workers=0")
-    assert not (tmp_path / "run" / "state").exists()
-
-
-def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(cfg_file: Path, tmp_path: Path) -> None:
-    factors = iter([1.0, 1.0, 1.0, 1.0, float("nan")])
-    message = r"step 5: not finite: variance\. The run stops; the state after 3 steps is whole"
-    with method_that(lambda progress: None, lambda: next(factors)), pytest.raises(UserError, match=message):
-        run(cfg_file, tmp_path / "run", "data.workers=0")
-    for value in load_backbone(tmp_path / "run" / "backbone.safetensors").state_dict().values():
-        assert value.isfinite().all()
-
-
-def test_a_gradient_that_is_not_finite_is_never_saved(
-    cfg_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    step, norms = Engine.step, iter([1.0, 1.0, float("inf")])
-    monkeypatch.setattr(Engine, "step", lambda self: step(self) * next(norms))
-    with pytest.raises(UserError, match=r"step 3: not finite: gradient\. The run stops; no state was saved yet"):
         run(cfg_file, tmp_path / "run", "data.workers=0")
     assert not (tmp_path / "run" / "state").exists()
 

@@ -1,4 +1,7 @@
-"""No operation of a step makes the host wait for the device: none needs a value of a tensor, none copies to it."""
+"""No operation of a step makes the host wait for the device: none needs a value of a tensor, none copies to it.
+
+Only the loop waits, once, between the backward and the optimiser: whether all is finite.
+"""
 
 from typing import Any
 
@@ -10,7 +13,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from densessl.config import OptimConfig
 from densessl.data.to_device import ToDevice
-from densessl.training import distributed
 from densessl.training.optim import build_optimizer, set_lr
 
 # What reads a value, has an output whose size is one, or (lift_fresh) was made of numbers of the host.
@@ -79,15 +81,4 @@ def test_nor_do_views_on_their_way() -> None:
     views = views._replace(large=[view._replace(image=view.image.to(torch.uint8)) for view in views.large], small=[])
     with Waits() as waits:
         to_device(views)
-    assert not waits.seen
-
-
-def test_flags_come_a_step_late_or_at_once_where_asked() -> None:
-    flags = distributed.Flags()
-    assert flags.exchange(False, torch.tensor(True)) == (False, False)
-    assert flags.exchange(True, torch.tensor(False)) == (False, True)
-    assert flags.exchange(False, torch.tensor(False)) == (True, False)
-    assert flags.exchange(False, torch.tensor(True), wait=True) == (False, True)
-    with Waits() as waits:
-        flags.exchange(True, torch.zeros(()) > 1)
     assert not waits.seen

@@ -26,7 +26,7 @@ from densessl.data.multi_crop import MultiCrop, view_rng
 from densessl.data.pictures import StoredPictures, open_pictures
 from densessl.data.pixels import Pixels
 from densessl.data.to_device import ToDevice
-from densessl.data.workers import prepare
+from densessl.data.worker import prepare
 from densessl.device import find_device
 from densessl.errors import UserError
 

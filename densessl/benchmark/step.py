@@ -19,6 +19,7 @@ from densessl.benchmark.peak import Peak
 from densessl.benchmark.report import table
 from densessl.config import Config
 from densessl.data.views import Views
+from densessl.health.values import values as health_values
 from densessl.training import distributed
 from densessl.training.assembly import assemble
 from densessl.training.engine import Engine, connect
@@ -38,8 +39,14 @@ def measure(cfg: Config, *, repeats: int, compile_bare: bool = False) -> dict[st
     calls: dict[str, Callable[[], None]] = {"bare": bare, "step": lambda: take_step(engine, made)}
     for call in (*calls.values(), *calls.values()):  # buffers, states of the optimiser, programs that are compiled
         call()
-    times = in_turns(calls, dict.fromkeys(calls, repeats), device, IN_A_ROW[device.type])
+    shown = engine.method.shown = {}
+    take_step(engine, made)
+    engine.method.shown = None
+    all_calls: dict[str, Callable[[], object]] = {**calls, "health": lambda: health_values(shown, made)}
+    times = in_turns(all_calls, dict.fromkeys(all_calls, repeats), device, IN_A_ROW[device.type])
     took = {name: median(values) for name, values in times.items()}
+    shown.clear()  # which is memory that a step has to itself
+    health = took.pop("health")
     peaks = {name: _peak(call, device) for name, call in calls.items()}
     parts = Parts(engine.method, device)
     with parts:
@@ -63,6 +70,7 @@ def measure(cfg: Config, *, repeats: int, compile_bare: bool = False) -> dict[st
         "peak_gib": peaks,
         "shares": {part: value / sum(parts.seconds.values()) for part, value in parts.seconds.items()},
         "collected_gib": parts.collected / 2**30,
+        "health": {"seconds": health, "every": cfg.health_every},
         "communication": _communication(calls["step"], device) / took["step"] if distributed.world_size() > 1 else 0.0,
     }
     engine.close()
@@ -73,7 +81,7 @@ def take_step(engine: Engine, made: Views, begin: Callable[[str], None] = lambda
     """As pretraining takes it; ``begin`` is told which part begins, "" where none does."""
     begin("criterion")
     loss = torch.stack(list(engine(made).values())).sum()
-    engine.backward(loss)
+    distributed.any_process(~engine.backward(loss).isfinite())
     begin("optimiser")
     engine.step()
     engine.method.update()
@@ -156,6 +164,8 @@ def tables(figures: dict[str, Any]) -> str:
         for name, title in titles.items()
     ]
     parts = [[part, 100 * share] for part, share in sorted(f["shares"].items(), key=lambda each: -each[1])]
+    if every := f["health"]["every"]:
+        parts.append([f"health, every {every} steps", 100 * f["health"]["seconds"] / every / f["seconds"]["step"]])
     parts.append(["communication, within these", 100 * f["communication"]])
     return (
         table(header, rows)

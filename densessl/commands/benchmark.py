@@ -1,4 +1,4 @@
-"""benchmark: what criterion, step, more processes, larger batches and the views of pictures cost on this machine."""
+"""benchmark: what criterion, step, processes, larger batches, views of pictures and saving cost on this machine."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ KINDS = {
     "scale": "criterion and communication of a process among 1 to 512",
     "memory": "the largest batch, with and without micro-batches and checkpointing",
     "data": "views of pictures, by one core, against a plain PIL pipeline",
+    "save": "a state of the run: bytes, seconds, share of an hour",
 }
 ABOUT = {
     "criterion": """\
@@ -39,6 +40,9 @@ RAM by a line through the two largest batches.""",
 What a loader's worker does for a batch of 8, by one core: ours with colour and blur in the worker, ours with them left
 to the device, and the same views by Pillow and torchvision alone, in turns over up to 100 pictures of data.path. Then
 the parts of ours; on a GPU also what is left to it.""",
+    "save": """\
+The whole state after a step, saved in --folder as pretraining saves it: collected, written aside, flushed, hashed,
+renamed. The step waits for it. Nothing is left in the folder.""",
 }
 EXAMPLES = {
     "criterion": "benchmark criterion --repeats 9 --naive-repeats 2",
@@ -46,6 +50,7 @@ EXAMPLES = {
     "scale": "benchmark scale --batch 16",
     "memory": "benchmark memory --cfg vicregl_cnx_s --batches 16 256 --micro 16 --variants plain micro",
     "data": "benchmark data --cfg vicregl_cnx_s data.path=MY_PICTURES",
+    "save": "benchmark save --cfg vicregl_cnx_s --folder checkpoints",
 }
 
 
@@ -63,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     if not distributed.is_first():
         return 0
-    line = entry(kind, {k: v for k, v in vars(args).items() if k not in ("log", "no_log")}, figures)
+    line = entry(kind, {k: v for k, v in vars(args).items() if k not in ("log", "no_log", "folder")}, figures)
     print(f"{_machine(hardware())}\n\n{tables(figures)}")
     for note in figures.get("notes", []):
         print(f"- {note}")
@@ -130,7 +135,14 @@ def _data(args: argparse.Namespace) -> Run:
     return data.measure(cfg, args.device, repeats=args.repeats), data.tables
 
 
-RUNS = {"criterion": _criterion, "step": _step, "scale": _scale, "memory": _memory, "data": _data}
+def _save(args: argparse.Namespace) -> Run:
+    cfg = load_config(args.cfg, ["batch=2", *args.overrides])
+    from densessl.benchmark import save
+
+    return save.measure(cfg, args.folder, repeats=args.repeats), save.tables
+
+
+RUNS = {"criterion": _criterion, "step": _step, "scale": _scale, "memory": _memory, "data": _data, "save": _save}
 
 
 def _sizes(args: argparse.Namespace) -> Any:
@@ -166,6 +178,8 @@ def _arguments(kind: str, words: Sequence[str]) -> argparse.Namespace:
         number("repeats", 5, "times that each is measured; the median counts")
     if kind == "criterion":
         number("naive-repeats", 1, "the same for the naive form and lightly's, which are slow")
+    if kind == "save":
+        add("--folder", type=Path, default=Path(), metavar="PATH", help="on the disk to measure; default: here")
     if kind == "step":
         add("--compile-bare", action="store_true", help="compile the bare backbone, as compile=true does both")
     if kind == "memory":

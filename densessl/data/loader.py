@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 
+from densessl.data.deaths import Death, Deaths
 from densessl.data.decoding import Unreadable
 from densessl.data.multi_crop import MultiCrop, Plan
 from densessl.data.order import Order, order
 from densessl.data.pictures import Pictures
 from densessl.data.views import View, Views
+from densessl.data.worker import at, inside, where
 from densessl.data.workers import by_workers
 from densessl.errors import UserError
 
@@ -63,6 +65,8 @@ class Loader:
         self.rank, self.world_size = rank, world_size
         self.allowed = max(FEW, int(unreadable * len(images)))
         self.failed: dict[str, str] = {}  # path: reason, of all unreadable pictures met by this process
+        self.failure: Exception | None = None
+        self.deaths = Deaths(images)
         crops = MultiCrop(views, photometric, seed, images.pixels)
         self.batches = _Batches(images, crops, views.large.count)
 
@@ -74,15 +78,30 @@ class Loader:
     def from_step(self, step: int, steps: int) -> Iterator[tuple[int, Views]]:
         """Yield (number, views) of the steps from `step` until `steps`; the views are uint8, on the CPU.
 
-        Images are channels-last in memory, as the crops are made. Raises UserError when too many pictures are
-        unreadable.
+        Images are channels-last in memory, as the crops are made. Where a worker dies the views are those that would
+        have come; a picture at which two died is unreadable. Raises UserError when too many pictures are unreadable, or
+        workers die at ever other pictures; it is in `failure` a step before, while all processes can still save.
         """
         # Asked once for the whole rest: workers start once, and read ahead over the ends of epochs.
-        batches = by_workers(self.batches, _Rows(self, step, steps), self.workers, pin=torch.cuda.is_available())
+        pin = torch.cuda.is_available()
+        batches = by_workers(self.batches, _Rows(self, step, steps), self.workers, pin, self._died)
+        before: tuple[int, Views] | None = None
+        self.failure = None
         try:
-            for number, (views, failed) in zip(range(step, steps), batches, strict=True):
-                self._note(failed, stop=views is None)
-                yield number, views
+            for number in range(step, steps):
+                try:
+                    views, failed = next(batches)
+                    self._note(failed, stop=views is None)
+                except Exception as error:
+                    self.failure = error
+                self.deaths.count_batch()
+                if before is not None:
+                    yield before
+                if self.failure is not None:
+                    raise self.failure
+                before = number, views
+            if before is not None:
+                yield before
         finally:
             del batches  # ends the workers, also where a traceback keeps this frame
 
@@ -95,6 +114,11 @@ class Loader:
     def order(self, epoch: int) -> Order:
         """The permutation of an epoch. Ten million pictures: under a second and 40 MB; a hundred million: nothing."""
         return order(len(self.images), self.seed, epoch)
+
+    def _died(self, deaths: list[Death]) -> None:
+        killers = self.deaths.judge(deaths)
+        self.batches.killers |= killers
+        self._note([(self.images.path(row), reason) for row, reason in killers.items()], stop=False)
 
     def _note(self, failed: list[tuple[str, str]], stop: bool) -> None:
         for path, reason in failed:
@@ -132,9 +156,16 @@ class _Batches(Dataset):
 
     def __init__(self, images: Pictures, crops: MultiCrop, large: int) -> None:
         self.images, self.crops, self.large = images, crops, large
+        self.killers: dict[int, str] = {}  # row: reason, of pictures that end their worker
 
     def __getitem__(self, key: tuple[int, np.ndarray]) -> Batch:
-        epoch, rows = key
+        try:
+            return self._made(*key)
+        except Exception as error:
+            error.add_note(f"The picture is {self.images.path(where())}")
+            raise
+
+    def _made(self, epoch: int, rows: np.ndarray) -> Batch:
         pixels = self.images.pixels
         shapes = [(len(rows), size, size, pixels.channels) for size, *_ in self.crops.crops]
         stacked = [_shared(shape, pixels.dtype).numpy() for shape in shapes]
@@ -159,8 +190,12 @@ class _Batches(Dataset):
 
     def _readable(self, row: int, plan: Plan, failed: list[tuple[str, str]]) -> np.ndarray | None:
         for i in _stand_ins(row, len(self.images)):
+            i %= len(self.images)
+            at(i)
             try:
-                return self.images.read(i % len(self.images), plan.reduction)
+                if i in self.killers:
+                    raise Unreadable(self.images.path(i), self.killers[i])
+                return self.images.read(i, plan.reduction)
             except Unreadable as error:
                 failed.append((error.path, error.reason))
         return None
@@ -178,7 +213,7 @@ def _stand_ins(row: int, count: int) -> Iterator[int]:
 def _shared(shape: tuple[int, ...], dtype: np.dtype) -> torch.Tensor:
     """Empty. In a worker it lies where the main process sees it, so that nothing is copied on the way there."""
     kind = torch.uint16 if dtype == np.uint16 else torch.uint8
-    if get_worker_info() is None:
+    if not inside():
         return torch.empty(shape, dtype=kind)
     room = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize, device="cpu")
     return torch.empty(0, dtype=kind).set_(room).view(shape)

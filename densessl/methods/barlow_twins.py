@@ -37,6 +37,7 @@ class BarlowTwins(Method):
 
     def forward(self, views: Views) -> dict[str, Tensor]:
         a, b = each(self.projector, map(pooled, self.maps(views.large)))
+        self.show("global", a, b)
         loss = criteria.barlow_twins(a, b, self.lambd, gather(a.detach()), gather(b.detach()))
         if self.official:
             loss = loss.detach() + (loss - loss.detach()) / world_size()

@@ -44,6 +44,7 @@ class BYOL(Method):
 
     def forward(self, views: Views) -> dict[str, Tensor]:
         z = each(self.projector, map(pooled, self.maps(views.large)))
+        self.show("global", *z)
         targets = self.target(view.image for view in reversed(views.large))
         losses = [2 - 2 * criteria.cosine(p, t) for p, t in zip(each(self.predictor, z), targets, strict=True)]
         return {"byol": torch.stack(losses).sum(), **regularisers(z, self.mu, self.nu)}

@@ -59,12 +59,13 @@ class DeepClusterV2(Method):
         assert views.pictures is not None, "which picture is which?"
         crops = [*views.large, *views.small]
         z = each(self.projector, map(pooled, self.maps(crops)))
+        self.show("global", *z)
         everyone = gather(views.pictures)
-        for i in range(2):
-            self.memory[i, everyone] = F.normalize(gather(z[i].detach()).to(self.memory.dtype))
+        self.newest = everyone, [gather(z[i].detach()) for i in range(2)]
         losses, rows = [], torch.cat(z)
         for i in range(len(self.prototypes)):
             scores = criteria.similarity(rows, self.get_buffer(f"centroids{i}")) / self.tau
+            self.show("prototypes", scores[: len(z[0])])
             clusters = self.clusters[i, views.pictures].repeat(len(crops))
             known = self.clusters[i, everyone] >= 0  # its mean is taken over everyone's, the engine's over processes
             loss = F.cross_entropy(scores, clusters, ignore_index=-1, reduction="sum") / len(clusters)
@@ -73,6 +74,9 @@ class DeepClusterV2(Method):
 
     @torch.no_grad()
     def update(self) -> None:
+        everyone, embeddings = self.newest
+        for i, rows in enumerate(embeddings):
+            self.memory[i, everyone] = F.normalize(rows.to(self.memory.dtype))
         if (self.step + 1) % self.epoch:
             return
         for i, count in enumerate(self.prototypes):

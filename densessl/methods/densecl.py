@@ -48,15 +48,15 @@ class DenseCL(Method):
         (last,) = self.maps([a])
         query, cells = self.projector(pooled(last)), on_cells(self.dense, last)
         key, key_cells, key_map = self.target.shuffled(self._keys, b.image)
+        self.show("global", query, key)
+        self.show("local", cells, key_cells)
         to = criteria.similarity(last.detach().flatten(2).mT, key_map.flatten(2).mT).argmax(2)
         matches = cells.flatten(0, 1), take(key_cells, to).flatten(0, 1)
-        terms = {
+        self.keys, self.dense_keys = gather(key), gather(key_cells.mean(1))
+        return {
             "global": (1 - self.lambd) * criteria.info_nce(query, key, self.queue(), self.tau),
             "dense": self.lambd * criteria.info_nce(*matches, self.dense_queue(), self.tau),
         }
-        self.queue.push(gather(key))
-        self.dense_queue.push(gather(key_cells.mean(1)))
-        return terms
 
     def _keys(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         _, projector, dense = self.target
@@ -64,4 +64,6 @@ class DenseCL(Method):
         return projector(pooled(last)), on_cells(dense, last), last
 
     def update(self) -> None:
+        self.queue.push(self.keys)
+        self.dense_queue.push(self.dense_keys)
         self.target.follow(self.backbone, self.projector, self.dense, momentum=self.momentum)

@@ -56,20 +56,24 @@ class DINO(Method):
     def forward(self, views: Views) -> dict[str, Tensor]:
         prototypes = held(self.prototypes.weight, free=self.progress >= self.freeze)
         z = each(self.projector, map(pooled, self.maps([*views.large, *views.small])))
+        self.show("global", *z)
         student = (criteria.similarity(torch.cat(z), prototypes) / self.tau_s).chunk(len(z))
         targets = torch.cat(self.target(view.image for view in views.large))
         teacher = criteria.similarity(targets, self.target[2].weight)
         share = min(1.0, self.progress / self.warmup) if self.warmup else 1.0
         tau = self.tau_t[0] + (self.tau_t[1] - self.tau_t[0]) * share
+        scores = (teacher - self.center) / tau
+        self.show("prototypes", scores)
         losses = [
-            F.cross_entropy(s, ((t - self.center) / tau).softmax(1))
-            for i, t in enumerate(teacher.chunk(len(views.large)))
+            F.cross_entropy(s, t.softmax(1))
+            for i, t in enumerate(scores.chunk(len(views.large)))
             for j, s in enumerate(student)
             if i != j
         ]
-        self.center.lerp_(gather(teacher.mean(0, keepdim=True)).mean(0), 1 - self.kept)
+        self.mean = gather(teacher.mean(0, keepdim=True)).mean(0)
         return {"dino": torch.stack(losses).mean()}
 
     def update(self) -> None:
+        self.center.lerp_(self.mean, 1 - self.kept)
         parts = self.backbone, self.projector, self.prototypes
         self.target.follow(*parts, momentum=rising(self.momentum, self.progress))

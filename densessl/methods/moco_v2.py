@@ -45,9 +45,10 @@ class MoCoV2(Method):
         a, b = views.large
         query = self.projector(pooled(*self.maps([a])))
         (key,) = self.target.shuffled(lambda image: tuple(self.target([image])), b.image)
-        loss = criteria.info_nce(query, key, self.queue(), self.tau)
-        self.queue.push(gather(key))
-        return {"info_nce": loss}
+        self.show("global", query, key)
+        self.keys = gather(key)
+        return {"info_nce": criteria.info_nce(query, key, self.queue(), self.tau)}
 
     def update(self) -> None:
+        self.queue.push(self.keys)
         self.target.follow(self.backbone, self.projector, momentum=self.momentum)

@@ -40,6 +40,7 @@ class MoCoV3(Method):
 
     def forward(self, views: Views) -> dict[str, Tensor]:
         queries = each(self.predictor, each(self.projector, map(pooled, self.maps(views.large))))
+        self.show("global", *queries)
         keys = map(gather, self.target(view.image for view in reversed(views.large)))
         pairs = zip(queries, keys, strict=True)
         losses = [criteria.contrast(q, k, self.tau, rank() * len(q)) for q, k in pairs]

@@ -44,6 +44,7 @@ class PixPro(Method):
     def forward(self, views: Views) -> dict[str, Tensor]:
         maps = self.maps(views.large)
         smooth = [self._propagated(on_cells(self.projector, each)) for each in maps]
+        self.show("local", *smooth)
         targets = self._targets(view.image for view in views.large)
         a, b = (view.affine for view in views.large)
         height, width = maps[0].shape[2:]  # of both: large crops have one size

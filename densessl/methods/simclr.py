@@ -31,4 +31,5 @@ class SimCLR(Method):
 
     def forward(self, views: Views) -> dict[str, Tensor]:
         a, b = each(self.projector, map(pooled, self.maps(views.large)))
+        self.show("global", a, b)
         return {"nt_xent": criteria.nt_xent(a, b, self.tau, gather, first=rank() * len(a))}

@@ -40,6 +40,7 @@ class SimSiam(Method):
 
     def forward(self, views: Views) -> dict[str, Tensor]:
         a, b = each(self.projector, map(pooled, self.maps(views.large)))
+        self.show("global", a, b)
         p, q = each(self.predictor, [a, b])
         agreement = criteria.cosine(p, b.detach()) + criteria.cosine(q, a.detach())
         return {"simsiam": -agreement / 2, **regularisers([a, b], self.mu, self.nu)}

@@ -57,9 +57,12 @@ class SwAV(Method):
 
     def forward(self, views: Views) -> dict[str, Tensor]:
         z = each(self.projector, map(pooled, self.maps([*views.large, *views.small])))
+        self.show("global", *z)
         prototypes = held(self.prototypes.weight, free=self.progress >= self.freeze)
         scores = criteria.similarity(torch.cat(z), prototypes).chunk(len(z))
+        self.show("prototypes", scores[0] / self.tau)
         losses = []
+        self.newest: list[Tensor] = []  # of each large crop, for its queue
         for i in range(len(views.large)):
             codes = self._codes(gather(z[i].detach()), i)
             losses += [F.cross_entropy(s / self.tau, codes) for j, s in enumerate(scores) if j != i]
@@ -73,6 +76,11 @@ class SwAV(Method):
             assert isinstance(queue, Queue)
             if queue.full:
                 rows = torch.cat([everyone, queue()])
-            queue.push(everyone)
+            self.newest.append(everyone)
         scores = criteria.similarity(rows, self.prototypes.weight.detach())
         return own(criteria.sinkhorn(scores, self.epsilon, self.iterations)[: len(everyone)])
+
+    def update(self) -> None:
+        for queue, rows in zip(self.queues, self.newest, strict=False):  # none before queue_from
+            assert isinstance(queue, Queue)
+            queue.push(rows)

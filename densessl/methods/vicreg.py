@@ -58,6 +58,7 @@ class VICReg(Method):
 
     def forward(self, views: Views) -> dict[str, Tensor]:
         z = self._embed([view.image for view in [*views.large, *views.small]])
+        self.show("global", *z)
         p = z if isinstance(self.predictor, nn.Identity) else each(self.predictor, z)
         invariance = self.lambd * invariance_of_pairs(p, z, pivots=len(views.large))
         return {"invariance": invariance, **regularisers(z, self.mu, self.nu, self.gamma)}
@@ -67,7 +68,10 @@ class VICReg(Method):
         for i in range(parts):
             backbone, expander = self.branches if i else (self.backbone, self.expander)
             assert isinstance(backbone, Backbone)
-            z[i::parts] = each(expander, map(pooled, backbone.each(images[i::parts])))
+            maps = backbone.each(images[i::parts])
+            if not i:
+                self.show("maps", *maps[: 2 // parts])  # not two views of which the other network sees one
+            z[i::parts] = each(expander, map(pooled, maps))
         z = [self.standardise(rows) for rows in z]
         return [F.normalize(rows.float(), dim=1) for rows in z] if self.unit else z
 

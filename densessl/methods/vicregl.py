@@ -70,6 +70,8 @@ class VICRegL(Method):
         if self.projector is not None:
             rows = each(self.projector, (c.flatten(0, 1) for c in cells))
             cells = [r.unflatten(0, c.shape[:2]) for r, c in zip(rows, cells, strict=True)]
+            self.show("local", *cells)
+        self.show("global", *z)
         affines = [unflipped(view.affine) if self.official else view.affine for view in crops]
         centers = [cell_centers(a, *m.shape[2:]) for a, m in zip(affines, maps, strict=True)]
         return self.criterion(z, cells, centers, pivots)

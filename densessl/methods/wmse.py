@@ -44,6 +44,7 @@ class WMSE(Method):
 
     def forward(self, views: Views) -> dict[str, Tensor]:
         z = self.projector(torch.cat([pooled(m) for m in self.maps(views.large)]))
+        self.show("global", *z.chunk(len(views.large)))
         z = gather(z.unflatten(0, (len(views.large), -1)).transpose(0, 1)).transpose(0, 1)  # (V, N, D)
         rounds = [self._round(z[:, permutation(z.shape[1], z.device)]) for _ in range(self.w_iter)]
         return {"wmse": torch.stack(rounds).mean()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -43,6 +45,13 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         share = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, share)
         self.running_var.lerp_(var * n / (n - 1), share)
+
+
+def running_statistics(module: nn.Module) -> Iterator[Tensor]:
+    """The buffers of every BatchNorm: all that a method's forward changes."""
+    for child in module.modules():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            yield from child.buffers()
 
 
 def synchronise_batch_norm(module: nn.Module) -> nn.Module:

@@ -1,8 +1,9 @@
 """The run folder: what is in it, and engine states that are complete or absent.
 
 RUN/config.yaml, metrics.jsonl, tensorboard/, backbone.safetensors, and state/stepNNNNNNN/ with the engine's files
-and a manifest. A state is written aside, flushed, hashed and only then renamed to its name, so that a crash at any
-moment leaves the one before. Random numbers and the loader's place are not in it: they follow from seed and step.
+and a manifest, with a checksum of its own. A state is written aside, flushed, hashed and only then renamed to its name,
+so that a crash at any moment leaves the one before. Random numbers and the loader's place are not in it: they follow
+from seed and step.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ if TYPE_CHECKING:
     from densessl.config import Config
     from densessl.training.engine import Engine
 
-CONTENTS = ("config.yaml", "metrics.jsonl", "tensorboard", FILE_NAME, "state")
+CONTENTS = ("config.yaml", "metrics.jsonl", "log.txt", "tensorboard", FILE_NAME, "state", "skipped")
+SUM = "manifest.sha256"
 # Keys that may differ on resuming. Any other would make the run another one.
-HARMLESS = {"name", "run", "threads", "log_every", "save_every", "keep", "keep_every"}
-HARMLESS |= {"data.workers", "data.unreadable"}
+HARMLESS = {"name", "run", "threads", "log_every", "save_every", "keep", "keep_every", "max_skips", "timeout"}
+HARMLESS |= {"health_every", "data.workers", "data.unreadable"}
 HARMLESS |= {"zero", "micro_batch", "compile", "backbone.checkpointing"}  # another rounding, at most
 
 # --- run folder -------------------------------------------------------------------------------------------------------
@@ -90,7 +92,7 @@ def essential_differences(before: dict[str, Any], now: dict[str, Any]) -> list[s
 # --- states -----------------------------------------------------------------------------------------------------------
 
 
-def save(engine: Engine, run: Path, step: int, about: dict[str, int], keep: int, every: int | None = None) -> str:
+def save(engine: Engine, run: Path, step: int, about: dict[str, float], keep: int, every: int | None = None) -> str:
     """Write the state after ``step`` steps; a call of all processes. Returns why it can't be written, if it can't.
 
     Then nothing of it is left and those before are as they were. The last ``keep`` states stay, and those whose step is
@@ -102,7 +104,7 @@ def save(engine: Engine, run: Path, step: int, about: dict[str, int], keep: int,
 
 
 def _written(
-    state: dict[str, dict[str, Tensor]], place: Path, about: dict[str, int], keep: int, every: int | None
+    state: dict[str, dict[str, Tensor]], place: Path, about: dict[str, float], keep: int, every: int | None
 ) -> str:
     part = place.with_name(f".{place.name}.tmp")
     try:
@@ -125,12 +127,13 @@ def _written(
     return ""
 
 
-def _complete(part: Path, place: Path, about: dict[str, int]) -> None:
+def _complete(part: Path, place: Path, about: dict[str, float]) -> None:
     files = {}
     for path in sorted(p for p in part.rglob("*") if p.is_file()):
         _flush(path)
         files[str(path.relative_to(part))] = {"size": path.stat().st_size, "sha256": _sha256(path)}
     _write(part / "manifest.json", json.dumps({**about, "files": files}, indent=1))
+    _write(part / SUM, _sum(part))
     if place.exists():
         shutil.rmtree(place)
     part.rename(place)
@@ -138,7 +141,11 @@ def _complete(part: Path, place: Path, about: dict[str, int]) -> None:
     _write(place.parent / "latest", place.name)
 
 
-def newest_state(run: Path) -> tuple[dict[str, int], list[str]]:
+def has_state(run: Path) -> bool:
+    return any((run / "state").glob("step???????"))
+
+
+def newest_state(run: Path) -> tuple[dict[str, Any], list[str]]:
     """About the newest state that is whole, and a line for each newer one, which is set aside as *.damaged.
 
     Raises UserError if there is none.
@@ -161,16 +168,24 @@ def newest_state(run: Path) -> tuple[dict[str, int], list[str]]:
 def _damage(place: Path) -> str | None:
     """What is wrong with a state, if anything."""
     try:
-        for name, file in json.loads((place / "manifest.json").read_text())["files"].items():
+        manifest = json.loads((place / "manifest.json").read_text())
+        if (place / SUM).exists() and (place / SUM).read_text() != _sum(place):  # older states have none
+            return f"manifest.json or {SUM} has changed since it was written"
+        for name, file in manifest["files"].items():
             if not (place / name).is_file():
                 return f"{name} is missing"
             if (size := (place / name).stat().st_size) != file["size"]:
                 return f"{name} has {size} bytes instead of {file['size']}"
             if _sha256(place / name) != file["sha256"]:
                 return f"{name} has changed since it was written"
-    except (OSError, ValueError, KeyError) as e:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         return f"manifest.json can't be read ({type(e).__name__})"
     return None
+
+
+def _sum(place: Path) -> str:
+    """The manifest's, as sha256sum writes it."""
+    return f"{_sha256(place / 'manifest.json')}  manifest.json\n"
 
 
 def load(engine: Engine, run: Path, step: int) -> None:

@@ -6,8 +6,11 @@ Everything here works with one process and without any set-up, so methods and te
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
 import torch
@@ -16,8 +19,10 @@ from torch import Tensor, nn
 
 from densessl.errors import UserError
 from densessl.training.launch import setup
+from densessl.training.pulse import Pulse
 
 T = TypeVar("T")
+TIMEOUT = 10.0  # minutes
 
 # --- who is here ------------------------------------------------------------------------------------------------------
 
@@ -36,8 +41,10 @@ def connected(device: str = "auto") -> Iterator[str]:
     if place is None or int(os.environ["WORLD_SIZE"]) == 1:
         yield device
         return
-    dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=patience(TIMEOUT))
+    watch(TIMEOUT)
     yield str(place)
+    unwatch()
     dist.destroy_process_group()  # not after an error, which all say who are still connected
 
 
@@ -45,6 +52,46 @@ def connect_alone() -> None:
     """A process on a CPU to itself; with an address it would listen to all networks, and ask the DNS for its name."""
     if not dist.is_initialized():
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+
+
+# --- who is still here ------------------------------------------------------------------------------------------------
+
+_pulse: Pulse | None = None
+
+
+def patience(minutes: float) -> timedelta:
+    """What torch is given as its own timeout: a little more, since it does not say who is waited for."""
+    return timedelta(minutes=minutes + 1)
+
+
+def watch(minutes: float) -> None:
+    """From now on a process that waits so long for another ends, with a message that names it. See pulse.Pulse."""
+    global _pulse
+    unwatch()
+    if world_size() == 1:
+        return
+    store = dist.PrefixStore("densessl", dist.distributed_c10d._get_default_store())
+    _pulse = Pulse(store, rank(), world_size(), 60 * minutes, (dist.__name__, __name__))
+    sys.excepthook = _last_words
+
+
+def unwatch() -> None:
+    global _pulse
+    if _pulse is not None:
+        _pulse.stop()
+        _pulse, sys.excepthook = None, sys.__excepthook__
+
+
+def _last_words(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if _pulse is not None:
+        _pulse.failed(error, isinstance(error, dist.DistError) or "gloo" in str(error))
+    sys.__excepthook__(kind, error, trace)
+
+
+def at_step(step: int, saved: int | None) -> None:
+    """This process begins a step, counted from 1; ``saved`` is the newest whole state. For the message alone."""
+    if _pulse is not None:
+        _pulse.step, _pulse.saved = step, saved
 
 
 def world_size() -> int:
@@ -144,39 +191,11 @@ def mean_over_processes(values: dict[str, Any]) -> dict[str, float]:
 
 def any_process(*flags: bool | Tensor) -> tuple[bool, ...]:
     """Each flag is true if it is true in any process; all of them in one collective."""
-    return Flags().exchange(*flags, wait=True)
-
-
-class Flags:
-    """Flags as `any_process` gives them, a step late: nobody waits for the device, which is busy with the step."""
-
-    def __init__(self) -> None:
-        self._sent: tuple[Tensor, torch.cuda.Event | None] | None = None
-
-    def exchange(self, *flags: bool | Tensor, wait: bool = False) -> tuple[bool, ...]:
-        """Send these and return those sent the time before, all false the first time; with ``wait`` either of them."""
-        device = next((flag.device for flag in flags if isinstance(flag, Tensor)), message_device())
-        now = torch.stack(
-            [
-                flag.to(torch.int32)
-                if isinstance(flag, Tensor)
-                else torch.full((), flag, dtype=torch.int32, device=device)
-                for flag in flags
-            ]
-        )
-        if world_size() > 1:
-            dist.all_reduce(now, op=dist.ReduceOp.MAX)
-        before, arrived = self._sent, torch.cuda.Event() if device.type == "cuda" else None
-        self._sent = now.to("cpu", non_blocking=True), arrived
-        if arrived is not None:
-            arrived.record()
-        known = [False] * len(flags)
-        for message in (before, self._sent if wait else None):
-            if message is not None:
-                if message[1] is not None:
-                    message[1].synchronize()
-                known = [old or bool(new) for old, new in zip(known, message[0].tolist(), strict=True)]
-        return tuple(known)
+    device = next((flag.device for flag in flags if isinstance(flag, Tensor)), message_device())
+    found = torch.stack([torch.as_tensor(flag, dtype=torch.int32, device=device) for flag in flags])
+    if world_size() > 1:
+        dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    return tuple(bool(flag) for flag in found.tolist())
 
 
 def broadcast_object(value: T) -> T:
@@ -186,6 +205,15 @@ def broadcast_object(value: T) -> T:
     message = [value]
     dist.broadcast_object_list(message, device=message_device())
     return message[0]
+
+
+def gather_objects(value: T) -> list[T]:
+    """Every process's ``value`` in rank order, pickled."""
+    if world_size() == 1:
+        return [value]
+    found: list[Any] = [None] * world_size()
+    dist.all_gather_object(found, value)
+    return found
 
 
 @torch.no_grad()

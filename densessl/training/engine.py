@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from densessl.errors import UserError
 from densessl.training import distributed, optimizer_state
+from densessl.training.batch_norm import running_statistics
 
 if TYPE_CHECKING:
     from densessl.config import Config
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 
 
-def connect() -> None:
-    """Join the processes that launch.setup has named."""
+def connect(timeout: float = distributed.TIMEOUT) -> None:
+    """Join the processes that launch.setup has named. One that waits ``timeout`` minutes for another gives up."""
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     import deepspeed  # only now: it looks for accelerators, and complains, when it is imported
     from deepspeed import ops
@@ -37,7 +38,8 @@ def connect() -> None:
     ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if os.environ["WORLD_SIZE"] == "1" and os.environ["DS_ACCELERATOR"] == "cpu":  # NCCL was never tried so
         distributed.connect_alone()
-    deepspeed.init_distributed(verbose=False)
+    deepspeed.init_distributed(verbose=False, timeout=distributed.patience(timeout))
+    distributed.watch(timeout)
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
@@ -78,8 +80,9 @@ class Engine:
         self.dtype = autocast_dtype(cfg.precision, device)
         self.method = method
         self.optimizer: Any
+        self.terms = _Autocast(method, self.dtype, device)  # without DeepSpeed around it
         self._engine, self.optimizer, *_ = deepspeed.initialize(
-            model=_Autocast(method, self.dtype, device),
+            model=self.terms,
             optimizer=optimizer,
             config={
                 "train_micro_batch_size_per_gpu": cfg.batch // distributed.world_size(),
@@ -92,6 +95,10 @@ class Engine:
             },
         )
         self._clip = cfg.optim.clip
+        self._norm = torch.zeros(())
+        if self._engine.zero_optimization():  # which sees only its part of a gradient, and asks for the norm itself
+            self._norm_of_parts = self.optimizer.scaled_global_norm
+            self.optimizer.scaled_global_norm = lambda norm_type=2: self._norm
         if not cfg.zero:
             # Convolutions are up to a quarter faster with channels last, as the pictures are. Only now, since DeepSpeed
             # broadcasts contiguous weights alone, and not with ZeRO, which keeps them as parts of a flat tensor.
@@ -99,24 +106,46 @@ class Engine:
             # One process has nothing to average; DeepSpeed would copy all gradients there and back.
             self._engine.enable_backward_allreduce = distributed.world_size() > 1
         distributed.broadcast_buffers(method)
+        self._statistics = list(running_statistics(method))
+        self._statistics_before = [buffer.clone() for buffer in self._statistics]
 
     def __call__(self, views: Views) -> dict[str, Tensor]:
         """The method's terms on this process's share of the batch."""
+        for kept, buffer in zip(self._statistics_before, self._statistics, strict=True):
+            kept.copy_(buffer)
         return self._engine(views)
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(self, loss: Tensor) -> Tensor:
+        """Compute the gradient, averaged over processes; returns its norm before clipping."""
         self._engine.backward(loss)
+        if self._engine.zero_optimization():
+            norm = self._norm_of_parts()
+            self._norm = norm.where(norm >= 0, torch.nan)  # of what is not finite it is -1
+        else:
+            self._norm = torch.nn.utils.get_total_norm([p.grad for p in self._weights() if p.grad is not None])
+        return self._norm
 
-    def step(self) -> Tensor:
-        """Take the optimiser's step; returns the norm of the gradient before clipping."""
-        norm = None
-        if not self._engine.zero_optimization():  # DeepSpeed keeps it to itself there, and clears the gradients
-            weights = [p for p in self.method.parameters() if p.grad is not None]
-            norm = torch.nn.utils.get_total_norm([p.grad for p in weights if p.grad is not None])
-            if self._clip:  # with the norm at hand; DeepSpeed would compute it again
-                torch.nn.utils.clip_grads_with_norm_(weights, self._clip, norm)
+    def step(self) -> None:
+        """Take the optimiser's step."""
+        if self._clip and not self._engine.zero_optimization():  # which does it itself, with the same norm
+            torch.nn.utils.clip_grads_with_norm_(self._weights(), self._clip, self._norm)
         self._engine.step()
-        return torch.as_tensor(self._engine.get_global_grad_norm() if norm is None else norm)
+
+    def skip(self) -> None:
+        """Drop the gradient, in place of `step`; a call of all processes. All is as it was before the forward."""
+        self.restore_statistics()
+        self._norm = torch.full_like(self._norm, torch.nan)  # with which ZeRO leaves its weights alone
+        for weight in self._weights():
+            weight.grad = None
+        self._engine.step()  # for what it counts
+
+    def restore_statistics(self) -> None:
+        """Those that BatchNorm had before the last forward through the engine."""
+        for kept, buffer in zip(self._statistics_before, self._statistics, strict=True):
+            buffer.copy_(kept)
+
+    def _weights(self) -> list[nn.Parameter]:
+        return [p for p in self.method.parameters() if p.grad is not None]
 
     def state(self) -> dict[str, dict[str, Tensor]]:
         """Weights, buffers and the optimiser's state, as files of tensors on the CPU; a call of all processes.
@@ -125,10 +154,11 @@ class Engine:
         and with ZeRO fit one number of processes.
         """
         of_optimizer = optimizer_state.collect(self.optimizer, self._names())
-        if not distributed.is_first():
-            return {}
-        model = {key: x.cpu().contiguous() for key, x in self.method.state_dict().items()}
-        return {MODEL: model, OPTIMIZER: of_optimizer}
+        return {MODEL: self.weights(), OPTIMIZER: of_optimizer} if distributed.is_first() else {}
+
+    def weights(self) -> dict[str, Tensor]:
+        """Weights and buffers, on the CPU."""
+        return {key: x.cpu().contiguous() for key, x in self.method.state_dict().items()}
 
     def load(self, folder: Path) -> None:
         """Read the files of a state; a call of all processes, which stop together if it fails in any."""

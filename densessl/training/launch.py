@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import socket
+from contextlib import suppress
 from typing import Any
 
+import psutil
 import torch
 
 from densessl.device import cores
@@ -35,6 +37,8 @@ def setup(threads: int | None = None) -> torch.device:
     else:
         device = torch.device("cpu")
     os.environ.setdefault("DS_ACCELERATOR", device.type)
+    if int(os.environ["WORLD_SIZE"]) > processes_here() and (interface := _interface()):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     _set_threads(threads)
     return device
 
@@ -59,6 +63,25 @@ def _srun(env: Any) -> dict[str, str]:
         "MASTER_ADDR": env.get("MASTER_ADDR") or re.sub(r"\[(\d+)[^\]]*\]", r"\1", nodes[0]),
         "MASTER_PORT": env.get("MASTER_PORT") or str(20000 + int(env["SLURM_JOB_ID"]) % 10000),
     }
+
+
+def _interface() -> str | None:
+    """The network interface that reaches the first machine, where gloo would choose one that reaches no other.
+
+    It takes the address of the machine's own name, which on Debian and its like is one of the loopback.
+    """
+    with suppress(OSError):
+        if not socket.gethostbyname(socket.gethostname()).startswith("127."):
+            return None
+    addresses = psutil.net_if_addrs()
+    for goal in (os.environ["MASTER_ADDR"], "192.0.2.1"):  # from the first machine, whichever leads out
+        with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.connect((goal, 9))  # which sends nothing
+            own = sender.getsockname()[0]
+            for name in addresses:
+                if not own.startswith("127.") and any(address.address == own for address in addresses[name]):
+                    return name
+    return None
 
 
 def _set_threads(threads: int | None) -> None:

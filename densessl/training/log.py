@@ -1,12 +1,13 @@
-"""What a run says while it runs: RUN/metrics.jsonl, TensorBoard events, and a console a person can follow."""
+"""What a run says while it runs: RUN/metrics.jsonl and log.txt, TensorBoard events, a console a person can follow."""
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from time import perf_counter
 from typing import TypeVar
@@ -17,9 +18,11 @@ from tqdm import tqdm
 
 from densessl.device import peak_memory
 from densessl.files import aside
+from densessl.health.words import short
 from densessl.training import distributed
 
 T = TypeVar("T")
+SAID = "log.txt"
 WAITING = 0.05
 SHOWN = ("loss", "lr", "pictures_per_s", "data_wait")  # by name and unit of their own
 
@@ -62,9 +65,8 @@ class Log:
         self._first = distributed.is_first()
         if not self._first:
             return
-        cut(run / "metrics.jsonl", done)
-        self._metrics = (run / "metrics.jsonl").open("a", buffering=1)
-        self._events: SummaryWriter | None = SummaryWriter(str(run / "tensorboard"), purge_step=done + 1)
+        self._run = run
+        self._open(done)
         self._steps, self._batch = steps, batch
         self._advice, self._intervals = advice, 0
         self._bar = None
@@ -72,9 +74,27 @@ class Log:
             self._bar = tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True)
             self._terms = tqdm(bar_format="{desc}", position=1, dynamic_ncols=True)
 
-    def say(self, text: str) -> None:
+    def _open(self, done: int) -> None:
+        cut(self._run / "metrics.jsonl", done)
+        self._metrics = (self._run / "metrics.jsonl").open("a", buffering=1)
+        self._events: SummaryWriter | None = SummaryWriter(str(self._run / "tensorboard"), purge_step=done + 1)
+
+    def go_back(self, done: int) -> None:
+        """What the files say about the steps after ``done`` is cut."""
         if not self._first:
             return
+        self._close()
+        self._open(done)
+        if self._bar is not None:
+            self._bar.n = done
+            self._bar.refresh()
+
+    def say(self, text: str) -> None:
+        """To the console and, with the time, to RUN/log.txt."""
+        if not self._first:
+            return
+        with suppress(OSError), (self._run / SAID).open("a") as file:
+            file.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {text}\n")
         if self._bar is None:
             print(text, file=sys.stderr, flush=True)
         else:
@@ -89,9 +109,10 @@ class Log:
         if not self._first:
             return
         try:
-            self._metrics.write(json.dumps({"step": step, **values}) + "\n")
+            known = {name: value if math.isfinite(value) else None for name, value in values.items()}
+            self._metrics.write(json.dumps({"step": step, **known}) + "\n")
             for name, value in values.items():
-                if self._events:
+                if self._events and known[name] is not None:
                     self._events.add_scalar(name, value, step)
         except OSError as error:  # a full disk is no reason to stop before a state can't be saved
             self._events = None  # whose writer has ended
@@ -104,7 +125,8 @@ class Log:
         if self._advice and self._intervals > 1 and values["data_wait"] > WAITING:
             self.say(self._advice)
             self._advice = ""
-        terms = "  ".join(f"{name} {value:.3g}" for name, value in values.items() if name not in SHOWN)
+        plain = {name: value for name, value in values.items() if name not in SHOWN and not name.startswith("health/")}
+        terms = "  ".join(f"{name} {value:.3g}" for name, value in plain.items()) + short(values)
         if self._bar is not None:
             self._bar.set_postfix_str(now, refresh=False)
             self._terms.set_description_str(terms)
@@ -115,13 +137,16 @@ class Log:
     def close(self) -> None:
         if not self._first:
             return
+        self._close()
+        if self._bar is not None:
+            self._bar.close()
+            self._terms.close()
+
+    def _close(self) -> None:
         with suppress(OSError):  # which must not hide why a run ends
             self._metrics.close()
             if self._events:
                 self._events.close()
-        if self._bar is not None:
-            self._bar.close()
-            self._terms.close()
 
 
 def cut(path: Path, step: int) -> None:

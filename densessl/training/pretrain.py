@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import logging
-import math
-import random
 import signal
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -25,12 +21,15 @@ from densessl.data.pixels import Pixels
 from densessl.data.to_device import ToDevice
 from densessl.data.waiting import advice
 from densessl.errors import UserError
+from densessl.health.health import Health
 from densessl.training import checkpoint, distributed
 from densessl.training.assembly import assemble
 from densessl.training.engine import connect
 from densessl.training.launch import processes_here, setup
 from densessl.training.log import Log, Pace
 from densessl.training.optim import lr_at, peak_lr, set_lr
+from densessl.training.recovery import Recovery
+from densessl.training.seeding import seed_step
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)  # USR1 is how schedulers warn
 FAILURES = 3  # saves in a row that may fail before the run stops
@@ -40,15 +39,16 @@ def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> P
     """Run ``cfg`` to its end, or from its newest whole state on, and return the run folder.
 
     SIGTERM, SIGUSR1 or Ctrl-C: all processes save after the step at hand and end with SystemExit; a second Ctrl-C ends
-    at once. A save that fails is said and leaves those before; the third in a row ends the run.
-    Raises UserError for a configuration, pictures or a run folder that can't work, and for a loss that is not finite.
+    at once. A save that fails is said and leaves those before; the third in a row ends the run. A step that is not
+    finite is skipped; cfg.max_skips in a row send the run back to its newest state, once, with a lower learning rate.
+    Raises UserError for a configuration, pictures or a run folder that can't work, and where going back did not help.
     """
     # --- processes, run folder ---
     device = setup(cfg.threads)
-    connect()
+    connect(cfg.timeout)
     run = Path(cfg.run)
     distributed.on_first(checkpoint.check_run_folder, run, resume, overwrite)
-    before: dict[str, int] = {"step": 0}
+    before: dict[str, Any] = {"step": 0}
     damaged: list[str] = []
     if resume:
         distributed.on_first(checkpoint.check_same, run, cfg)
@@ -83,6 +83,7 @@ def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> P
     else:
         distributed.on_first(checkpoint.begin_run, run, cfg)
     saved = done if resume else None
+    recovery = Recovery(cfg, loader.images, before)
     log = Log(run, done, steps, cfg.batch, advice(cfg, device.type == "cuda", processes_here()))
     for line in damaged:
         log.say(line)
@@ -104,69 +105,81 @@ def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> P
     def left_out() -> str:
         """Save; why it failed, if it did."""
         distributed.broadcast_buffers(method)
-        about = {"pictures": pictures, "parameters": parameters}
+        about = {"pictures": pictures, "parameters": parameters, **recovery.state()}
         # The backbone before the state: a run that is resumed at its end writes nothing any more.
         return distributed.on_first(backbone_left_out) or checkpoint.save(
             engine, run, done, about, cfg.keep, cfg.keep_every
         )
 
     # --- the loop ---
-    pace = Pace(cfg.batch, done)
+    health = Health(cfg, steps, log)
     to_device = ToDevice(device, cfg.data.mean, cfg.data.std)
     failed = 0  # saves in a row
-    flags, recent = distributed.Flags(), deque[tuple[int, dict[str, Tensor]]](maxlen=2)
+    stopping = False
     with (
         closing(engine),
         closing(log),
         stop_on_signal() as signals,
         logging_redirect_tqdm([logging.getLogger("densessl")]),
     ):
-        for step, views in pace.watch(loader.from_step(done, steps)):
-            seed_step(cfg.seed, step)
-            method.step, method.progress = step, step / steps
-            lr = lr_at(step, cfg, steps)
-            set_lr(engine.optimizer, lr, peak_lr(cfg), heads_only=step < cfg.optim.heads_first * steps)
-            terms = engine(to_device(views))
-            loss = torch.stack(list(terms.values())).sum()
-            engine.backward(loss)
-            gradient = engine.step()
-            done = step + 1
-            method.update()
-            log.advance()
-            values = {"loss": loss.detach(), **{k: v.detach() for k, v in terms.items()}, "gradient": gradient}
-            recent.append((step, values))
-            logging_now, saving = due(done, cfg.log_every, steps), due(done, cfg.save_every, steps)
-            # They are known a step late, and at once where somebody waits for the device anyway.
-            stopping, broken = flags.exchange(bool(signals), not_finite(values), wait=logging_now or saving)
-            if stopping:
-                _, broken = flags.exchange(True, broken, wait=True)
-            if broken:
-                refuse_step(recent, saved)
-            if logging_now:
-                log.write(done, distributed.mean_over_processes(values) | {"lr": lr} | pace.read(done, device))
-            if stopping or saving:
-                if problem := left_out():
-                    failed += 1
-                    left = f"the state after {saved} steps is whole" if saved else "no state was saved yet"
-                    if stopping or failed == FAILURES or done == steps:
-                        distributed.refuse(f"step {done} was not saved: {problem}. The run stops; {left}")
-                    log.say(f"step {done} was not saved: {problem}. Training goes on; {left}")
+        while done < steps and not stopping:  # once, unless the run goes back
+            pace = Pace(cfg.batch, done)
+            for step, given in pace.watch(loader.from_step(done, steps)):
+                seed_step(cfg.seed, step)
+                distributed.at_step(step + 1, saved)
+                method.step, method.progress = step, step / steps
+                lr = lr_at(step, cfg, steps) * recovery.lr_scale
+                peak = peak_lr(cfg) * recovery.lr_scale
+                set_lr(engine.optimizer, lr, peak, heads_only=step < cfg.optim.heads_first * steps)
+                views = to_device(given)
+                health.watch(method, step + 1)
+                terms = engine(views)
+                loss = torch.stack(list(terms.values())).sum()
+                gradient = engine.backward(loss)
+                values = {"loss": loss.detach(), **{k: v.detach() for k, v in terms.items()}, "gradient": gradient}
+                # The only wait for the device: what is not finite must not reach the weights, of no process.
+                ending = bool(signals) or loader.failure is not None
+                stopping, broken = distributed.any_process(ending, not_finite(values))
+                if broken:
+                    for line in recovery.skip(engine, step, given, views, values):
+                        log.say(line)
                 else:
-                    saved, failed = done, 0
-            if stopping:
-                break
+                    engine.step()
+                    method.update()
+                    recovery.in_a_row = 0
+                    health.measure(method, views, step + 1)
+                done = step + 1
+                log.advance()
+                if due(done, cfg.log_every, steps):
+                    means = distributed.mean_over_processes(values)
+                    log.write(done, means | {"lr": lr} | pace.read(done, device) | health.read())
+                saving = stopping or due(done, cfg.save_every, steps)
+                if saving:
+                    recovery.look_at_weights(engine)
+                if recovery.too_many:
+                    done, said = recovery.go_back(engine, step)
+                    log.go_back(done)
+                    for line in said:
+                        log.say(line)
+                    saved = done
+                    break
+                if saving:
+                    if problem := left_out():
+                        failed += 1
+                        left = f"the state after {saved} steps is whole" if saved else "no state was saved yet"
+                        if stopping or failed == FAILURES or done == steps:
+                            distributed.refuse(f"step {done} was not saved: {problem}. The run stops; {left}")
+                        log.say(f"step {done} was not saved: {problem}. Training goes on; {left}")
+                    else:
+                        saved, failed = done, 0
+                if stopping:
+                    break
         log.say(f"{run / FILE_NAME} after {done} of {steps} steps")
+    if failures := [each for each in distributed.gather_objects(str(loader.failure or "")) if each]:
+        distributed.refuse(f"{failures[0]}. The run stops; the state after {saved} steps is whole")
     if done < steps:
         raise SystemExit(128 + (signals[0] if signals else signal.SIGTERM))
     return run
-
-
-def seed_step(seed: int, step: int) -> None:
-    """Drop path and the like draw what follows from (seed, step, process), so that resuming needs no memory of it."""
-    number = int(np.random.SeedSequence(seed, spawn_key=(step, distributed.rank())).generate_state(1)[0])
-    torch.manual_seed(number)
-    np.random.seed(number)
-    random.seed(number)
 
 
 def due(done: int, every: int, steps: int) -> bool:
@@ -175,22 +188,6 @@ def due(done: int, every: int, steps: int) -> bool:
 
 def not_finite(values: dict[str, Tensor]) -> Tensor:
     return ~torch.stack([value.float() for value in values.values()]).isfinite().all()
-
-
-def refuse_step(recent: Iterable[tuple[int, dict[str, Tensor]]], saved: int | None) -> NoReturn:
-    """What is not finite turns every weight into NaN. ``recent``: steps with their values; a call of all processes."""
-    means = [(step, distributed.mean_over_processes(values)) for step, values in recent]
-    step, names = next(
-        (step, names)
-        for step, values in means
-        if (names := [name for name, value in values.items() if not math.isfinite(value)])
-    )
-    names = [name for name in names if name not in ("loss", "gradient")] or names[:1]  # the cause, if a term is it
-    left = f"the state after {saved} steps is whole" if saved else "no state was saved yet"
-    distributed.refuse(
-        f"step {step + 1}: not finite: {', '.join(names)}. The run stops; {left}. "
-        "A lower optim.base_lr, a longer optim.warmup, optim.clip=1 or precision=fp32 may help"
-    )
 
 
 @contextmanager
