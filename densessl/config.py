@@ -323,8 +323,10 @@ def _validated(
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        lines = list(dict.fromkeys(explain(e, sources, keys, prefix) for e in error.errors()[:1000]))
-        more = [f"and {len(lines) - MISTAKES} more"] if len(lines) > MISTAKES else []
+        errors = error.errors()
+        lines = list(dict.fromkeys(explain(e, sources, keys, prefix) for e in errors[: 10 * MISTAKES]))
+        left = len(lines) - MISTAKES + len(errors[10 * MISTAKES :])
+        more = [f"and {left} more"] if left > 0 else []
         raise UserError("\n".join(lines[:MISTAKES] + more)) from None
 
 

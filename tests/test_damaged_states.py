@@ -133,7 +133,7 @@ NEW_USER, NEW_MOUNTS, DENIED = 0x10000000, 0x20000, 77
 
 def on_a_small_disk(folder: Path, job: Callable[[Path], None], about: Path) -> None:
     """``job(folder)`` in a process in which, as nowhere else, the folder is a file system of 20 MB."""
-    process = get_context("fork").Process(target=_on_a_small_disk, args=(folder, job, about / "said"))
+    process = get_context("spawn").Process(target=_on_a_small_disk, args=(folder, job, about / "said"))
     process.start()
     process.join(100)
     process.kill()

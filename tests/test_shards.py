@@ -1,5 +1,6 @@
 """Tar shards: the index against the standard library's, labels, and every way a shard can be broken."""
 
+import gc
 import gzip
 import io
 import multiprocessing
@@ -285,6 +286,7 @@ def test_large_shards_are_indexed_by_processes(tmp_path, monkeypatch, capfd):
 
 def test_index_is_small_and_needs_no_open_files(tmp_path):
     files = [write(tmp_path / f"{s:03d}.tar", sample(range(20))) for s in range(40)]
+    gc.collect()  # other tests' files
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else None
     shards = Shards(files)
     assert [read(shards, i).shape[1] for i in range(0, 800, 19)] == [20 + i % 20 for i in range(0, 800, 19)]
@@ -292,7 +294,7 @@ def test_index_is_small_and_needs_no_open_files(tmp_path):
     copy = pickle.loads(pickle.dumps(shards))
     assert np.array_equal(read(copy, 799), read(shards, 799))
     if before is not None:
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_workers_see_what_one_process_sees(tmp_path):
