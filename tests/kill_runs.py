@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -51,6 +52,25 @@ def completed(folder: Path) -> int:
     return max((int(path.name[4:]) for path in (folder / "state").glob("step???????")), default=0)
 
 
+def kill_all(process: subprocess.Popen[bytes], folder: Path) -> None:
+    """Launcher and processes at once: torchrun starts them in sessions of their own, where they outlive it."""
+    word = f"run={folder}\0".encode()
+    os.killpg(process.pid, signal.SIGKILL)
+    for one in Path("/proc").glob("[0-9]*/cmdline"):
+        if word in read(one):
+            with suppress(ProcessLookupError):
+                os.kill(int(one.parent.name), signal.SIGKILL)
+    process.wait()
+    while any(word in read(one) for one in Path("/proc").glob("[0-9]*/cmdline")):
+        time.sleep(0.01)
+
+
+def read(path: Path) -> bytes:
+    with suppress(OSError):
+        return path.read_bytes()
+    return b""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
@@ -73,8 +93,7 @@ def main() -> None:
                 while not (saving := any((killed / "state").glob(".step*.tmp"))) and time.monotonic() < end:
                     pass
             newest = completed(killed)
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            kill_all(process, killed)
             hits += saving
             assert completed(killed) >= newest, f"{newest} was completed, {completed(killed)} is left"
             print(f"kill {kill + 1}: after step {completed(killed)}{', in a save' * saving}", flush=True)

@@ -229,7 +229,26 @@ def test_a_run_is_refused_unless_resumed_or_overwritten(tmp_path: Path) -> None:
     checkpoint.check_run_folder(run, resume=False, overwrite=True)
     assert (run / "state").exists()
     checkpoint.begin_run(run, cfg)
-    assert sorted(p.name for p in run.iterdir()) == ["config.yaml", "notes.txt"]
+    assert sorted(p.name for p in run.iterdir()) == [".lock", "config.yaml", "notes.txt"]
+
+
+def test_a_folder_that_another_process_writes_is_refused_until_it_ends(tmp_path: Path) -> None:
+    code = f"""if True:
+        import time
+        from pathlib import Path
+        from densessl.training import checkpoint
+        checkpoint.check_run_folder(Path({str(tmp_path)!r}), resume=False, overwrite=False)
+        print("held", flush=True)
+        time.sleep(100)"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        for how in ({"resume": True, "overwrite": False}, {"resume": False, "overwrite": True}):
+            with pytest.raises(UserError, match=rf"is being written by process {other.pid} on .*; end it first"):
+                checkpoint.check_run_folder(tmp_path, **how)
+        other.kill()
+        other.wait()
+        checkpoint.check_run_folder(tmp_path, resume=False, overwrite=True)
 
 
 def test_nothing_to_resume(tmp_path: Path) -> None:

@@ -9,10 +9,12 @@ from seed and step.
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
+import socket
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,8 +45,13 @@ HARMLESS |= {"zero", "micro_batch", "compile", "backbone.checkpointing"}  # anot
 # --- run folder -------------------------------------------------------------------------------------------------------
 
 
+_held: int | None = None  # open as long as this process writes to the run folder
+
+
 def check_run_folder(run: Path, resume: bool, overwrite: bool) -> None:
-    """Raises UserError if ``run`` can't be written, holds a run that is in the way, or holds none to resume."""
+    """Raises UserError if ``run`` can't be written, another process writes it, or it holds a run that is in the way or
+    none to resume.
+    """
     try:
         run.mkdir(parents=True, exist_ok=True)
         probe = run / f".{os.getpid()}"
@@ -52,12 +59,31 @@ def check_run_folder(run: Path, resume: bool, overwrite: bool) -> None:
         probe.unlink()
     except OSError as e:
         raise UserError(f"run={run} can't be written: {e.strerror}") from None
+    _hold(run)
     if resume and not (run / "config.yaml").exists():
         raise UserError(f"--resume: run={run} holds no run (there is no config.yaml in it)")
     if any((run / name).exists() for name in CONTENTS) and not resume and not overwrite:
         raise UserError(
             f"run={run} holds a run already: --resume continues it, --overwrite deletes it, run=PATH spares it"
         )
+
+
+def _hold(run: Path) -> None:
+    """Until this process ends, however it does: launchers that are killed may leave the processes they started."""
+    global _held
+    if _held is not None:
+        os.close(_held)
+    _held = os.open(run / ".lock", os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.lockf(_held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            return  # a file system without locks
+        who = os.read(_held, 1000).decode(errors="replace")
+        raise UserError(f"run={run} is being written by {who}; end it first, or give another run=PATH") from None
+    os.ftruncate(_held, 0)
+    with suppress(OSError):  # a full disk
+        os.write(_held, f"process {os.getpid()} on {socket.gethostname()}".encode())
 
 
 def begin_run(run: Path, cfg: Config) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -23,6 +24,7 @@ from densessl.training.pulse import Pulse
 
 T = TypeVar("T")
 TIMEOUT = 10.0  # minutes
+LAST = 2.0  # seconds that the first process has to say why, before its launcher sees another end, and ends it
 
 # --- who is here ------------------------------------------------------------------------------------------------------
 
@@ -228,6 +230,7 @@ def refuse(message: str) -> NoReturn:
     """Called by all processes alike: the first raises UserError, so that it is said once; the others leave."""
     if is_first():
         raise UserError(message)
+    time.sleep(LAST)
     raise SystemExit(2)
 
 
