@@ -232,6 +232,13 @@ def test_a_run_is_refused_unless_resumed_or_overwritten(tmp_path: Path) -> None:
     assert sorted(p.name for p in run.iterdir()) == [".lock", "config.yaml", "notes.txt"]
 
 
+def test_want_of_room_is_said_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: SimpleNamespace(free=3_000_000_000))
+    assert checkpoint.want_of_room(tmp_path, 1_000_000_000, keep=2) == ""
+    said = checkpoint.want_of_room(tmp_path, 1_100_000_000, keep=2)
+    assert "3 states of 1.10 GB (keep=2, and one that is being written) need 3.30 GB, 3.00 GB are free" in said
+
+
 def test_a_folder_that_another_process_writes_is_refused_until_it_ends(tmp_path: Path) -> None:
     code = f"""if True:
         import time
@@ -284,7 +291,9 @@ def test_what_matters_may_not_change_on_resuming(tmp_path: Path) -> None:
         "run": "moved",
         "data": {"path": "pictures", "workers": 0},
     }
-    checkpoint.check_same(tmp_path, Config(**CONFIG | harmless))
+    said = checkpoint.check_same(tmp_path, Config(**CONFIG | harmless))
+    assert len(said) == len(harmless)
+    assert all(re.fullmatch(r"\S+: .* in the run, .* now", line) for line in said)
     changed = {"batch": 16, "optim": CONFIG["optim"] | {"base_lr": 2e-3}, "method": {"name": "vicreg", "mu": 1.0}}
     with pytest.raises(UserError) as error:
         checkpoint.check_same(tmp_path, Config(**CONFIG | changed))

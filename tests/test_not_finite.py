@@ -118,6 +118,8 @@ def test_a_skipped_step_leaves_no_trace(name: str, zero: int) -> None:
             engine.backward(torch.stack(list(engine(batch(step)).values())).sum())
             engine.step()
         ends.append(engine.state())
+        size = sum(x.nbytes for tensors in ends[-1].values() for x in tensors.values())
+        assert engine.state_size() == pytest.approx(size, rel=0.05)
         engine.close()
     for file, tensors in ends[0].items():
         assert tensors.keys() == ends[1][file].keys()

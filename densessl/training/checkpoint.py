@@ -94,8 +94,11 @@ def begin_run(run: Path, cfg: Config) -> None:
     _write(run / "config.yaml", resolved_yaml(cfg))
 
 
-def check_same(run: Path, cfg: Config) -> None:
-    """Raises UserError where ``cfg`` differs in something essential from the configuration that ``run`` began with."""
+def check_same(run: Path, cfg: Config) -> list[str]:
+    """What is harmless and differs from the configuration that ``run`` began with, to be said.
+
+    Raises UserError where ``cfg`` differs in something essential.
+    """
     file = run / "config.yaml"
     try:
         before = flat(yaml.safe_load(file.read_text()))
@@ -105,9 +108,14 @@ def check_same(run: Path, cfg: Config) -> None:
     with suppress(UserError):  # keys that came later have their defaults, which are what there was before
         defaults = flat(yaml.safe_load(resolved_yaml(load_config(str(file)))))
         before |= {key: defaults[key] for key in now.keys() - before.keys() if key in defaults}
+
+    def difference(key: str) -> str:
+        return f"{key}: {before.get(key)} in the run, {now.get(key)} now"
+
     if keys := essential_differences(before, now):
-        differences = "".join(f"\n  {k}: {before.get(k)} in the run, {now.get(k)} now" for k in keys)
+        differences = "".join(f"\n  {difference(key)}" for key in keys)
         raise UserError(f"--resume: run={run} began with another configuration:{differences}")
+    return [difference(key) for key in sorted(HARMLESS & now.keys()) if before.get(key) != now[key]]
 
 
 def essential_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -169,6 +177,17 @@ def _complete(part: Path, place: Path, about: dict[str, float]) -> None:
 
 def has_state(run: Path) -> bool:
     return any((run / "state").glob("step???????"))
+
+
+def want_of_room(run: Path, size: int, keep: int) -> str:
+    """What is to be said at the start where states of ``size`` bytes will not fit; "" where they will."""
+    needed, free = (keep + 1) * size, shutil.disk_usage(run).free  # one is written beside those that are kept
+    if free >= needed:
+        return ""
+    return (
+        f"the disk of {run} may fill: {keep + 1} states of {size / 1e9:.2f} GB (keep={keep}, and one that is being "
+        f"written) need {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free"
+    )
 
 
 def newest_state(run: Path) -> tuple[dict[str, Any], list[str]]:

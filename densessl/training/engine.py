@@ -156,6 +156,12 @@ class Engine:
         of_optimizer = optimizer_state.collect(self.optimizer, self._names())
         return {MODEL: self.weights(), OPTIMIZER: of_optimizer} if distributed.is_first() else {}
 
+    def state_size(self) -> int:
+        """Bytes of `state` once a step is taken: Adam keeps two numbers a weight, SGD and LARS one."""
+        numbers = 2 if "betas" in self.optimizer.param_groups[0] else 1
+        trained = sum(p.nbytes for p in self.method.parameters() if p.requires_grad)
+        return numbers * trained + sum(x.nbytes for x in self.method.state_dict().values())
+
     def weights(self) -> dict[str, Tensor]:
         """Weights and buffers, on the CPU."""
         return {key: x.cpu().contiguous() for key, x in self.method.state_dict().items()}

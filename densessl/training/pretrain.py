@@ -49,9 +49,9 @@ def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> P
     run = Path(cfg.run)
     distributed.on_first(checkpoint.check_run_folder, run, resume, overwrite)
     before: dict[str, Any] = {"step": 0}
-    damaged: list[str] = []
+    changed, damaged = list[str](), list[str]()
     if resume:
-        distributed.on_first(checkpoint.check_same, run, cfg)
+        changed = distributed.on_first(checkpoint.check_same, run, cfg)
         before, damaged = distributed.on_first(checkpoint.newest_state, run)
     done = before["step"]
 
@@ -85,8 +85,9 @@ def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> P
     saved = done if resume else None
     recovery = Recovery(cfg, loader.images, before)
     log = Log(run, done, steps, cfg.batch, advice(cfg, device.type == "cuda", processes_here()))
-    for line in damaged:
-        log.say(line)
+    for line in (*changed, *damaged, checkpoint.want_of_room(run, engine.state_size(), cfg.keep)):
+        if line:
+            log.say(line)
     log.say(
         f"{run}: {cfg.method.name}, {cfg.backbone.name} from {f'step {done}' if resume else started_from}; {steps} "
         f"steps of {cfg.batch} of {pictures} pictures; {distributed.world_size()} process(es) on "
