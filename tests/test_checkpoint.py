@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from densessl.config import Config
 from densessl.errors import UserError
 from densessl.training import checkpoint
+from densessl.versions import versions
 
 CONFIG = {
     "name": "some",
@@ -230,6 +231,17 @@ def test_a_run_is_refused_unless_resumed_or_overwritten(tmp_path: Path) -> None:
     assert (run / "state").exists()
     checkpoint.begin_run(run, cfg)
     assert sorted(p.name for p in run.iterdir()) == [".lock", "config.yaml", "notes.txt"]
+
+
+def test_other_versions_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path, 3)
+    assert checkpoint.newest_state(tmp_path)[1] == []
+    monkeypatch.setattr(checkpoint, "versions", lambda: versions() | {"torch": "9.9"})
+    about, said = checkpoint.newest_state(tmp_path)
+    assert about["step"] == 3
+    assert said == [
+        f"{tmp_path}/state/step0000003 was saved with other versions: torch {torch.__version__} then, 9.9 now"
+    ]
 
 
 def test_want_of_room_is_said_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

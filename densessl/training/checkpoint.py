@@ -30,6 +30,7 @@ from densessl.config_file import flat
 from densessl.errors import UserError
 from densessl.files import aside
 from densessl.training import distributed
+from densessl.versions import versions
 
 if TYPE_CHECKING:
     from densessl.config import Config
@@ -126,19 +127,19 @@ def essential_differences(before: dict[str, Any], now: dict[str, Any]) -> list[s
 # --- states -----------------------------------------------------------------------------------------------------------
 
 
-def save(engine: Engine, run: Path, step: int, about: dict[str, float], keep: int, every: int | None = None) -> str:
+def save(engine: Engine, run: Path, step: int, about: dict[str, Any], keep: int, every: int | None = None) -> str:
     """Write the state after ``step`` steps; a call of all processes. Returns why it can't be written, if it can't.
 
     Then nothing of it is left and those before are as they were. The last ``keep`` states stay, and those whose step is
     a multiple of ``every``. ``about`` is what newest_state gives back, with the step and the number of processes.
     """
     place = run / "state" / f"step{step:07d}"
-    about = {"step": step, "processes": distributed.world_size(), **about}
+    about = {"step": step, "processes": distributed.world_size(), **about, "versions": versions()}
     return distributed.on_first(_written, engine.state(), place, about, keep, every)
 
 
 def _written(
-    state: dict[str, dict[str, Tensor]], place: Path, about: dict[str, float], keep: int, every: int | None
+    state: dict[str, dict[str, Tensor]], place: Path, about: dict[str, Any], keep: int, every: int | None
 ) -> str:
     part = place.with_name(f".{place.name}.tmp")
     try:
@@ -161,7 +162,7 @@ def _written(
     return ""
 
 
-def _complete(part: Path, place: Path, about: dict[str, float]) -> None:
+def _complete(part: Path, place: Path, about: dict[str, Any]) -> None:
     files = {}
     for path in sorted(p for p in part.rglob("*") if p.is_file()):
         _flush(path)
@@ -191,7 +192,8 @@ def want_of_room(run: Path, size: int, keep: int) -> str:
 
 
 def newest_state(run: Path) -> tuple[dict[str, Any], list[str]]:
-    """About the newest state that is whole, and a line for each newer one, which is set aside as *.damaged.
+    """About the newest state that is whole, and what is to be said: each newer one, which is set aside as *.damaged,
+    and other versions that it was saved with.
 
     Raises UserError if there is none.
     """
@@ -201,6 +203,9 @@ def newest_state(run: Path) -> tuple[dict[str, Any], list[str]]:
         if damage is None:
             about = json.loads((place / "manifest.json").read_text())
             del about["files"]
+            then, now = about.pop("versions", {}), versions()
+            changed = [f"{name} {then[name]} then, {now[name]} now" for name in then if now.get(name) != then[name]]
+            said += [f"{place} was saved with other versions: {', '.join(changed)}"] if changed else []
             return about, said
         said.append(f"passing over {place}: {damage}")
         damaged = place.with_suffix(".damaged")
