@@ -19,6 +19,7 @@ COMMANDS = {
     "eval-det": "measure its weights by detection, a copy of them fine-tuned",
     "eval-cls": "measure its pooled features by classification",
     "visualize": "pictures of what backbones see, on one page",
+    "report": "one page about a run: health in words, curves, pictures, how to use it",
     "compare": "all of these for several methods under one budget, in one table",
     "benchmark": "what criterion, step, processes and large batches cost on this machine",
     "export": "hand it to timm, torchvision, detectron2, ..., verified",

@@ -1,4 +1,4 @@
-"""The whole way in one go: pretrain on scenes, compare with random weights, export. Called by make demo."""
+"""The whole way in one go: pretrain on scenes, compare with random weights, export, report. Called by make demo."""
 
 import argparse
 import json
@@ -10,6 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 NETWORK = "convnext_atto"  # as in configs/demo.yaml
+REPORT = "checkpoints/demo.html"
 
 
 def run(*words: str) -> None:
@@ -35,6 +36,7 @@ for seed in range(args.seeds):
     run("tools/eval_seg.py", f"checkpoints/{name}", NETWORK, *scenes)
     pairs.append((score(ROOT / results / name), score(ROOT / results / f"{NETWORK}-random")))
 run("tools/export.py", "checkpoints/demo-seed0", "--to", "timm")
+run("tools/report.py", *(f"checkpoints/demo-seed{seed}" for seed in range(args.seeds)), "--out", REPORT)
 
 print(
     f"\nmIoU on scenes, {NETWORK} frozen under a linear head:\n\n| seed | VICRegL | random weights |\n|---|---:|---:|"
@@ -46,3 +48,4 @@ print(f"\nVICRegL gains {gain:.1f} points, without a label, in {(time.monotonic(
 print("Input, truth and prediction side by side:")
 for picture in sorted(p for s in range(args.seeds) for p in ROOT.glob(f"checkpoints/demo-seed{s}/**/pictures.png")):
     print(f"  {picture.relative_to(ROOT)}")
+print(f"All of it on one page, for a browser: {REPORT}")

@@ -1,8 +1,9 @@
-"""One page that needs nothing else: no script, no network; light and dark, on paper and on a phone."""
+"""One page that needs nothing else: no network, no script but its own; light and dark, on paper and on a phone."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 import io
 from collections.abc import Sequence
@@ -68,14 +69,16 @@ pre { white-space: pre-wrap; margin: .5rem 0; }
 """
 
 
-def document(title: str, body: str) -> str:
-    """A whole page around ``body``, which is HTML."""
+def document(title: str, body: str, *, style: str = "", script: str = "") -> str:
+    """A whole page around ``body``, which is HTML. A browser runs no script but ``script``, whose hash the page has."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = POLICY + (f"; script-src 'sha256-{digest}'" if script else "")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        f'<link rel="icon" href="data:,">\n<title>{escaped(title)}</title>\n<style>{STYLE}</style>\n</head>\n'
-        f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        f'<link rel="icon" href="data:,">\n<title>{escaped(title)}</title>\n<style>{STYLE}{style}</style>\n</head>\n'
+        f"<body>\n<main>\n{body}\n</main>\n" + (f"<script>{script}</script>\n" if script else "") + "</body>\n</html>\n"
     )
 
 

@@ -1,0 +1,43 @@
+"""How far a run has come: ended, stopped, still going, or broken off."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from densessl.report.records import Run
+
+STOPPED = re.compile(r" after (\d+) of (\d+) steps$")
+SILENT = 120.0  # seconds, and at least five intervals of the log, after which a run without an end is given up
+INTERVALS = 5
+
+
+class Ending(NamedTuple):
+    word: str
+    text: str
+
+
+def ending(run: Run, now: float) -> Ending:
+    """``now``: seconds since 1970."""
+    done, steps = run.done, run.steps
+    last = STOPPED.search(run.said[-1].text) if run.said else None
+    if last:
+        done, steps = max(done, int(last[1])), int(last[2])
+    of = f"{done} of {steps} steps" if steps else f"{done} steps"
+    if steps and done >= steps:
+        return Ending("ended", f"ended: {of} were done")
+    if last:
+        return Ending("stopped", f"stopped after {of} by a signal, having saved; --resume goes on")
+    if now - run.written < max(SILENT, INTERVALS * _interval(run)):
+        return Ending("going", f"still going: {of} are logged, and it wrote a moment ago")
+    when = datetime.fromtimestamp(run.written, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    states = f"--resume goes on from step {run.states[-1]}" if run.states else "no state was saved to go on from"
+    return Ending("broken off", f"broken off: {of} are logged, and nothing was written since {when}; {states}")
+
+
+def _interval(run: Run) -> float:
+    """Seconds between two lines of metrics."""
+    pace = run.records[-1].get("pictures_per_s") if run.records else None
+    batch, every = run.values.get("batch"), run.values.get("log_every")
+    return every * batch / pace if pace and isinstance(batch, int) and isinstance(every, int) else 0.0

@@ -1,0 +1,59 @@
+"""The exact commands to run it again and to use what it made."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+from densessl.report.records import BACKBONE, CONFIG, Run
+
+PLAIN = re.compile(r"[\w./-]+")  # a value that YAML reads as it stands
+
+
+class Instruction(NamedTuple):
+    title: str
+    text: str
+
+
+def instructions(run: Run) -> list[Instruction]:
+    """Shell commands of densessl, and the lines of Python that load the backbone."""
+    folder, network = shlex.quote(str(run.folder)), shlex.quote(str(run.values.get("backbone.name", "")))
+    cfg = shlex.quote(str(run.folder / CONFIG))
+    processes = run.begun.processes if run.begun else 1
+    start = "densessl pretrain" if processes == 1 else f"torchrun --nproc_per_node {processes} -m densessl pretrain"
+    again = _word("run", f"{run.folder}-again")
+    moved = Path(str(run.values.get("run", ""))).resolve() != run.folder.resolve()
+    found = [Instruction("Run it again, in a folder of its own", f"{start} --cfg {cfg} {again}")]
+    if run.states and (run.steps is None or run.done < run.steps):
+        here = f" {_word('run', str(run.folder))}" if moved else ""
+        found.append(Instruction("Go on with it", f"{start} --cfg {cfg}{here} --resume"))
+    for place in sorted((run.folder / "skipped").glob("step*"))[:2]:
+        found.append(Instruction("Compute a skipped step again", f"densessl replay {shlex.quote(str(place))}"))
+    if not (run.folder / BACKBONE).is_file():
+        return found
+    channels = run.values.get("backbone.in_chans", 3)
+    load = (
+        "import torch\n"
+        "from densessl.backbone_file import find_backbone\n\n"
+        f"backbone = find_backbone({str(run.folder)!r})\n"
+        'mean, std = (torch.tensor(backbone.metadata[key]).view(-1, 1, 1) for key in ("mean", "std"))\n'
+        f"pictures = torch.rand(1, {channels}, 224, 224)  # yours, with values from 0 to 1\n"
+        "with torch.no_grad():\n"
+        "    maps = backbone((pictures - mean) / std)  # of the four stages, finest first"
+    )
+    data = shlex.quote(str(run.values.get("data.path", "MY_PICTURES")))
+    return [
+        *found,
+        Instruction("Load the backbone", load),
+        Instruction("Measure its maps, random weights beside", f"densessl eval-seg {folder} {network} --data MY_MASKS"),
+        Instruction("Measure its pooled vectors", f"densessl eval-cls {folder} {network} --data MY_CLASSES"),
+        Instruction("See what it sees", f"densessl visualize {folder} {network} --data {data} --out seen"),
+        Instruction("Hand it on", f"densessl export {folder} --to timm"),
+    ]
+
+
+def _word(key: str, value: str) -> str:
+    return shlex.quote(f"{key}={value if PLAIN.fullmatch(value) else json.dumps(value)}")
