@@ -27,6 +27,7 @@ Width = Annotated[int, Field(ge=1, le=2**20)]  # what a method counts: widths, p
 Factor = Annotated[float, Field(ge=0, le=10)]
 Hue = Annotated[float, Field(ge=0, le=0.5)]  # share of a turn
 Threads = Annotated[int, Field(ge=1, le=1024)]
+Probe = Literal["linear", "dense_knn", "knn"]
 
 
 def _writable(text: str) -> str:
@@ -160,6 +161,35 @@ class OptimConfig(Section):
         return self
 
 
+class ProbesConfig(Section):
+    """Small evaluations while training (docs/probes.md); none without labels."""
+
+    masks: Text | None = None  # pictures with masks in a layout that eval-seg takes, for linear and dense_knn
+    classes: Text | None = None  # pictures with classes in a layout that eval-cls takes, for knn
+    kinds: tuple[Probe, ...] = ("linear", "dense_knn", "knn")  # of these, those that have labels
+    every: Annotated[float, Field(gt=0, le=1e6)] = 1.0  # epochs
+    keep: Probe | None = None  # which decides what RUN/backbone_best.safetensors is; default: the first of kinds
+
+    @property
+    def running(self) -> tuple[Probe, ...]:
+        return tuple(kind for kind in dict.fromkeys(self.kinds) if (self.classes if kind == "knn" else self.masks))
+
+    @property
+    def deciding(self) -> Probe:
+        """Where any is running."""
+        return self.keep or self.running[0]
+
+    @model_validator(mode="after")
+    def _labelled(self) -> ProbesConfig:
+        for key, path, kinds in (("masks", self.masks, {"linear", "dense_knn"}), ("classes", self.classes, {"knn"})):
+            if path and not kinds & set(self.kinds):
+                raise ValueError(f"{key}={path} is for {' and '.join(sorted(kinds))}, of which kinds has none")
+        if self.keep and self.keep not in self.running:
+            labels = "classes" if self.keep == "knn" else "masks"
+            raise ValueError(f"keep={self.keep} must be among kinds, and needs {labels}=FOLDER with labels")
+        return self
+
+
 class MethodConfig(BaseModel):
     """``name`` and the keyword-only arguments of that method's constructor."""
 
@@ -180,6 +210,7 @@ class Config(Section):
     views: ViewsConfig
     photometric: PhotometricConfig = PhotometricConfig()
     optim: OptimConfig
+    probes: ProbesConfig = ProbesConfig()
     batch: int = Field(ge=2, le=2**20)  # pictures a step, over all processes; statistics over one picture mean nothing
     steps: Count | None = None  # length of the run: either steps
     epochs: Annotated[float, Field(gt=0, le=1e6)] | None = None  # or epochs
@@ -191,6 +222,7 @@ class Config(Section):
     timeout: Annotated[float, Field(ge=0.05, le=1e5)] = 10.0  # minutes after which who waits for another process ends
     threads: Threads | None = None  # CPU threads of a process; default: its share of the cores
     log_every: Count = 10  # steps
+    log_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)  # beside RUN/metrics.jsonl
     health_every: Annotated[int, Field(ge=0, le=10**9)] = 50  # steps between measures of the embeddings; 0: none
     save_every: Count = 500  # steps
     keep: Count = 2  # states: the newest, and others in case it is damaged

@@ -7,11 +7,14 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from spawned import spawn
 
 from densessl.training import distributed, pulse
 
@@ -113,3 +116,35 @@ def all_work_long(from_last: int) -> None:
 
 def test_work_of_all_is_no_hanging(tmp_path: Path) -> None:
     assert ends(2, tmp_path, all_work_long) == ([0, 0], ["", ""])
+
+
+def in_two_processes(rank: int, folder: Path) -> dict[str, Any]:
+    """Work long enough to be found behind in: what `on_first_slowly` gives, and how `on_first` fails."""
+    store = f"file://{folder}/store"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=timedelta(seconds=2))
+    distributed.watch(2 / 60)
+    done = [distributed.on_first_slowly(work, 9) for work in (slow, as_if_ours())]
+    distributed.unwatch()
+    try:
+        distributed.on_first(slow, 4)
+    except Exception as error:
+        return {"done": done, "error": str(error)}
+    return {"done": done, "error": ""}
+
+
+def as_if_ours() -> Callable[[float], float]:
+    """`slow`, but of a module whose place is told."""
+    names: dict[str, Any] = {"__name__": "densessl.slow", "time": time}
+    exec("def slow(seconds):\n    time.sleep(seconds)\n    return seconds", names)
+    return names["slow"]  # type: ignore[no-any-return]
+
+
+def slow(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+def test_others_wait_for_long_work_of_the_first(tmp_path: Path) -> None:
+    first, other = spawn(in_two_processes, tmp_path)
+    assert first["done"] == other["done"] == [9, 9]
+    assert "imed out" in other["error"]

@@ -29,9 +29,10 @@ from densessl.methods import METHODS
 from densessl.methods.vicreg import VICReg
 from densessl.training import checkpoint, distributed
 from densessl.training.launch import alone
-from densessl.training.log import Log, cut
+from densessl.training.log import Log
 from densessl.training.pretrain import SIGNALS, pretrain
 from densessl.training.seeding import seed_step
+from densessl.training.sinks import cut
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 120

@@ -36,13 +36,13 @@ def test_scenes_need_none() -> None:
 
 def test_a_full_disk_costs_the_figures_alone(tmp_path, capsys) -> None:
     class Full:
-        def add_scalar(self, *_: object) -> None:
+        def write(self, *_: object) -> None:
             raise OSError(28, "No space left on device")
 
-        close = add_scalar
+        close = write
 
     log = Log(tmp_path, 0, 100, 4)
-    log._events = Full()  # type: ignore[assignment]
+    log._sinks["tensorboard"] = Full()
     for step in (1, 2):
         log.write(step, VALUES | {"data_wait": 0.0})
     log.close()

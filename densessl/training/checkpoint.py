@@ -1,9 +1,9 @@
 """The run folder: what is in it, and engine states that are complete or absent.
 
-RUN/config.yaml, metrics.jsonl, tensorboard/, backbone.safetensors, and state/stepNNNNNNN/ with the engine's files
-and a manifest, with a checksum of its own. A state is written aside, flushed, hashed and only then renamed to its name,
-so that a crash at any moment leaves the one before. Random numbers and the loader's place are not in it: they follow
-from seed and step.
+RUN/config.yaml, metrics.jsonl, tensorboard/, backbone.safetensors, the best one by a probe, and state/stepNNNNNNN/ with
+the engine's files and a manifest, with a checksum of its own. A state is written aside, flushed, hashed and only then
+renamed to its name, so that a crash at any moment leaves the one before. Random numbers and the loader's place are not
+in it: they follow from seed and step.
 """
 
 from __future__ import annotations
@@ -25,22 +25,36 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from densessl.backbone_file import FILE_NAME
-from densessl.config import load_config, resolved_yaml
+from densessl.config import ProbesConfig, load_config, resolved_yaml
 from densessl.config_file import flat
 from densessl.errors import UserError
 from densessl.files import aside
+from densessl.probes.best import FILE_NAME as BEST
 from densessl.training import distributed
+from densessl.training.sinks import IDS
 from densessl.versions import versions
 
 if TYPE_CHECKING:
     from densessl.config import Config
     from densessl.training.engine import Engine
 
-CONTENTS = ("config.yaml", "metrics.jsonl", "log.txt", "tensorboard", FILE_NAME, "state", "skipped")
+CONTENTS = (
+    "config.yaml",
+    "metrics.jsonl",
+    "log.txt",
+    "tensorboard",
+    FILE_NAME,
+    BEST,
+    "state",
+    "skipped",
+    "wandb",
+    *IDS.values(),
+)
 SUM = "manifest.sha256"
 # Keys that may differ on resuming. Any other would make the run another one.
 HARMLESS = {"name", "run", "threads", "log_every", "save_every", "keep", "keep_every", "max_skips", "timeout"}
 HARMLESS |= {"health_every", "data.workers", "data.unreadable"}
+HARMLESS |= {"log_to", *(f"probes.{key}" for key in ProbesConfig.model_fields)}
 HARMLESS |= {"zero", "micro_batch", "compile", "backbone.checkpointing"}  # another rounding, at most
 
 # --- run folder -------------------------------------------------------------------------------------------------------

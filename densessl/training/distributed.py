@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
@@ -246,3 +246,18 @@ def on_first(function: Callable[..., T], *arguments: Any) -> T:
     if error is not None:
         refuse(error)
     return result  # type: ignore[return-value]
+
+
+def on_first_slowly(function: Callable[..., T], *arguments: Any) -> T:
+    """`on_first` for work that may take longer than processes wait for each other."""
+
+    long_work = _pulse.long_work if _pulse is not None else nullcontext
+
+    def work() -> T:
+        with long_work():
+            return function(*arguments)
+
+    if not is_first():
+        with long_work():
+            pass  # it is done
+    return on_first(work)

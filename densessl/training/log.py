@@ -1,29 +1,31 @@
-"""What a run says while it runs: RUN/metrics.jsonl and log.txt, TensorBoard events, a console a person can follow."""
+"""What a run says while it runs: figures to its sinks, RUN/log.txt, a console a person can follow."""
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from time import perf_counter
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from densessl.device import peak_memory
-from densessl.files import aside
 from densessl.health.words import short
 from densessl.training import distributed
+from densessl.training.sinks import METRICS, SINKS, JsonLines, Sink
+
+if TYPE_CHECKING:
+    from densessl.config import Config
 
 T = TypeVar("T")
 SAID = "log.txt"
 WAITING = 0.05
+APART = ("health/", "probe/")  # what has words of its own
 SHOWN = ("loss", "lr", "pictures_per_s", "data_wait")  # by name and unit of their own
 
 
@@ -44,6 +46,13 @@ class Pace:
             self._waited += perf_counter() - before
             yield batch
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time that does not count."""
+        before = perf_counter()
+        yield
+        self._since += perf_counter() - before
+
     def read(self, done: int, device: torch.device) -> dict[str, float]:
         """After ``done`` steps. Also the most memory so far: of this process's tensors on a GPU, else of all of it."""
         now = perf_counter()
@@ -59,25 +68,31 @@ class Log:
 
     ``done`` is the number of steps that were done before; what the files say about later ones is cut. ``advice`` is
     said once, when more than WAITING of an interval is spent waiting for data; the first has the workers' start in it.
+    Without ``cfg`` figures go to TensorBoard beside RUN/metrics.jsonl.
     """
 
-    def __init__(self, run: Path, done: int, steps: int, batch: int, advice: str = "") -> None:
+    def __init__(
+        self, run: Path, done: int, steps: int, batch: int, advice: str = "", cfg: Config | None = None
+    ) -> None:
         self._first = distributed.is_first()
         if not self._first:
             return
-        self._run = run
-        self._open(done)
+        self._run, self._cfg = run, cfg
         self._steps, self._batch = steps, batch
         self._advice, self._intervals = advice, 0
         self._bar = None
         if sys.stderr.isatty():
             self._bar = tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True)
             self._terms = tqdm(bar_format="{desc}", position=1, dynamic_ncols=True)
+        self._open(done)
 
     def _open(self, done: int) -> None:
-        cut(self._run / "metrics.jsonl", done)
-        self._metrics = (self._run / "metrics.jsonl").open("a", buffering=1)
-        self._events: SummaryWriter | None = SummaryWriter(str(self._run / "tensorboard"), purge_step=done + 1)
+        self._sinks: dict[str, Sink] = {METRICS: JsonLines(self._run, done)}
+        for name in self._cfg.log_to if self._cfg else ("tensorboard",):
+            try:
+                self._sinks[name] = SINKS[name](self._run, done, self._cfg)
+            except Exception as error:  # whatever it is, training doesn't need it
+                self.say(f"{name} can't be reached, training goes on without: {type(error).__name__}: {error}")
 
     def go_back(self, done: int) -> None:
         """What the files say about the steps after ``done`` is cut."""
@@ -108,15 +123,16 @@ class Log:
         """``values`` after ``step`` steps: loss, lr, what Pace reads, and anything else."""
         if not self._first:
             return
-        try:
-            known = {name: value if math.isfinite(value) else None for name, value in values.items()}
-            self._metrics.write(json.dumps({"step": step, **known}) + "\n")
-            for name, value in values.items():
-                if self._events and known[name] is not None:
-                    self._events.add_scalar(name, value, step)
-        except OSError as error:  # a full disk is no reason to stop before a state can't be saved
-            self._events = None  # whose writer has ended
-            self.say(f"the figures of step {step} were not written, and no more TensorBoard events will be: {error}")
+        known = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        for name, sink in list(self._sinks.items()):
+            try:
+                sink.write(step, known)
+            except Exception as error:  # a full disk is no reason to stop before a state can't be saved
+                more = ""
+                if name != METRICS:  # which goes on when there is room again
+                    del self._sinks[name]
+                    more = ", and no more will be"
+                self.say(f"the figures of step {step} were not written to {name}{more}: {error}")
         now = (
             f"loss {values['loss']:.4g}  lr {values['lr']:.3g}  {values['pictures_per_s']:.4g} pictures/s  "
             f"waiting for data {values['data_wait']:.0%}"
@@ -125,7 +141,7 @@ class Log:
         if self._advice and self._intervals > 1 and values["data_wait"] > WAITING:
             self.say(self._advice)
             self._advice = ""
-        plain = {name: value for name, value in values.items() if name not in SHOWN and not name.startswith("health/")}
+        plain = {name: value for name, value in values.items() if name not in SHOWN and not name.startswith(APART)}
         terms = "  ".join(f"{name} {value:.3g}" for name, value in plain.items()) + short(values)
         if self._bar is not None:
             self._bar.set_postfix_str(now, refresh=False)
@@ -143,22 +159,6 @@ class Log:
             self._terms.close()
 
     def _close(self) -> None:
-        with suppress(OSError):  # which must not hide why a run ends
-            self._metrics.close()
-            if self._events:
-                self._events.close()
-
-
-def cut(path: Path, step: int) -> None:
-    """Drop the lines after ``step`` from a metrics file, and one that a crash left unfinished."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines(keepends=True):
-        try:
-            if json.loads(line)["step"] <= step and line.endswith("\n"):
-                kept.append(line)
-        except ValueError:
-            continue
-    with aside(path) as part:
-        part.write_text("".join(kept))
+        for sink in self._sinks.values():
+            with suppress(Exception):  # which must not hide why a run ends
+                sink.close()

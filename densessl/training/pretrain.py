@@ -22,7 +22,8 @@ from densessl.data.to_device import ToDevice
 from densessl.data.waiting import advice
 from densessl.errors import UserError
 from densessl.health.health import Health
-from densessl.training import checkpoint, distributed
+from densessl.probes.probes import Probes
+from densessl.training import checkpoint, distributed, sinks
 from densessl.training.assembly import assemble
 from densessl.training.engine import connect
 from densessl.training.launch import processes_here, setup
@@ -46,6 +47,7 @@ def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> P
     # --- processes, run folder ---
     device = setup(cfg.threads)
     connect(cfg.timeout)
+    distributed.on_first(sinks.require, cfg.log_to)
     run = Path(cfg.run)
     distributed.on_first(checkpoint.check_run_folder, run, resume, overwrite)
     before: dict[str, Any] = {"step": 0}
@@ -75,6 +77,7 @@ def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> P
     # --- method, engine ---
     engine, started_from = assemble(cfg, device, pictures, init=not resume)
     method = engine.method
+    probes = Probes(cfg, pictures, loader.images.pixels, device)
     parameters = sum(p.numel() for p in method.parameters() if p.requires_grad)
 
     # --- run folder, opened ---
@@ -84,7 +87,7 @@ def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> P
         distributed.on_first(checkpoint.begin_run, run, cfg)
     saved = done if resume else None
     recovery = Recovery(cfg, loader.images, before)
-    log = Log(run, done, steps, cfg.batch, advice(cfg, device.type == "cuda", processes_here()))
+    log = Log(run, done, steps, cfg.batch, advice(cfg, device.type == "cuda", processes_here()), cfg)
     for line in (*changed, *damaged, checkpoint.want_of_room(run, engine.state_size(), cfg.keep)):
         if line:
             log.say(line)
@@ -153,7 +156,10 @@ def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> P
                 log.advance()
                 if due(done, cfg.log_every, steps):
                     means = distributed.mean_over_processes(values)
-                    log.write(done, means | {"lr": lr} | pace.read(done, device) | health.read())
+                    found = means | {"lr": lr} | pace.read(done, device) | health.read()
+                    with pace.paused():
+                        found |= {} if stopping else probes.measure(method.backbone, done, log)
+                    log.write(done, found)
                 saving = stopping or due(done, cfg.save_every, steps)
                 if saving:
                     recovery.look_at_weights(engine)

@@ -17,7 +17,8 @@ import socket
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -44,6 +45,7 @@ class Pulse:
         self._waits = (*waits, __name__)
         self._watched, self._host, self._beats = (os.getpid(), threading.get_ident()), socket.gethostname(), 0
         self._verdict, self._alone = "", False
+        self._long_works, self._patient = 0, False
         self._stopped, self._ending = threading.Event(), threading.Lock()
         self._tell()
         # Nobody's word is missing later, and the host that may fall silent together with the store is known.
@@ -58,6 +60,24 @@ class Pulse:
         for thread in self._threads:
             thread.join(2 * BEAT)
         atexit.unregister(self.stop)
+
+    @contextmanager
+    def long_work(self) -> Iterator[None]:
+        """Work of process 0 in the block may take longer than the timeout; the others begin theirs when it is done.
+
+        No message is under way meanwhile, which would have a timeout of its own, and nobody is behind. Who falls silent
+        is found as ever.
+        """
+        self._long_works, self._patient = self._long_works + 1, True
+        ended = f"long work {self._long_works}"
+        while self._rank and not self._store.check([ended]):
+            time.sleep(BEAT / 4)
+        try:
+            yield
+        finally:
+            self._patient = False
+            if not self._rank:
+                self._store.set(ended, "")
 
     def failed(self, error: BaseException, at_others: bool) -> None:
         """This process ends by ``error``. The others hear of it; does not return where it is another's fault.
@@ -103,7 +123,7 @@ class Pulse:
         waiting = False
         while frame is not None:
             module = frame.f_globals.get("__name__", "")
-            waiting = waiting or module.startswith(self._waits)
+            waiting = waiting or (module.startswith(self._waits) and not self._patient)
             # Where others are waited for is no place: who asked for it is.
             if module.startswith("densessl.") and not module.startswith(self._waits):
                 place = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}, {frame.f_code.co_name}"

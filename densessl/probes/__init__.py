@@ -1,0 +1,1 @@
+"""Small evaluations of the backbone while it is trained."""
