@@ -224,6 +224,7 @@ class Config(Section):
     log_every: Count = 10  # steps
     log_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)  # beside RUN/metrics.jsonl
     health_every: Annotated[int, Field(ge=0, le=10**9)] = 50  # steps between measures of the embeddings; 0: none
+    watched: Annotated[int, Field(ge=0, le=64)] = 4  # pictures whose features are kept at five steps, for the report
     save_every: Count = 500  # steps
     keep: Count = 2  # states: the newest, and others in case it is damaged
     max_skips: Count = 5  # steps in a row, not finite, that send the run back to its newest state

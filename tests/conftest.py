@@ -1,7 +1,9 @@
 """One thread: the tensors of tests are small, and a second thread would only wait, and long on a busy machine."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, and for the processes that tests start
 
@@ -16,3 +18,17 @@ def _nobodys_place() -> Iterator[None]:
     yield
     for name in PROCESS:
         os.environ.pop(name, None)
+
+
+@pytest.fixture(scope="session")
+def short_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a run of each of `short_runs.KINDS`, trained once for all tests that read it."""
+    from short_runs import KINDS, run, small_scenes  # which import torch
+
+    @cache
+    def trained(kind: str) -> Path:
+        folder = tmp_path_factory.mktemp("short")
+        (folder / "pictures").mkdir()
+        return run(folder, small_scenes(folder / "pictures"), {}, KINDS[kind])
+
+    return trained

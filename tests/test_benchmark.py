@@ -25,6 +25,7 @@ from densessl.benchmark.report import commit
 from densessl.commands.benchmark import main
 from densessl.config import load_config
 from densessl.data.decoding import decode
+from densessl.data.layouts import write_scenes
 from densessl.data.multi_crop import MultiCrop
 from densessl.data.scenes import Scenes
 from densessl.errors import UserError
@@ -248,6 +249,20 @@ def test_save(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert "| share of an hour with 12 saves |" in capfd.readouterr().out
 
 
+def test_watch(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Two looks' seconds over those of the steps between them."""
+    write_scenes(tmp_path / "masks", "folder", 4, 2, 64, 0)
+    small = ["method.expander=[16]", "method.projector=[8]", "backbone.name=test_convnext", "batch=4", "data.workers=0"]
+    words = ["watch", "--cfg", "demo", *small, f"probes.masks={tmp_path / 'masks'}", "--repeats", "2"]
+    (figures,) = spawned(logged, [*words, "health_every=5", "probes.every=0.1", "--pictures", "400"], tmp_path)
+    seconds = figures["seconds"]
+    assert figures["steps_between"] == {"health": 5, "probes": 10}
+    assert figures["share"]["health"] == pytest.approx(seconds["health"] / seconds["step"] / 5, rel=1e-2)
+    assert figures["share"]["probes"] == pytest.approx(seconds["probes"] / seconds["step"] / 10, rel=1e-2)
+    assert min(seconds.values()) > 0
+    assert "| probes |" in capfd.readouterr().out
+
+
 @pytest.fixture
 def photographs(tmp_path: Path) -> Path:
     folder = tmp_path / "photographs"
@@ -316,7 +331,7 @@ def test_wrong_words_are_refused(words: list[str], message: str) -> None:
         main(words)
 
 
-@pytest.mark.parametrize("kind", ["criterion", "step", "scale", "memory", "data", "save"])
+@pytest.mark.parametrize("kind", ["criterion", "step", "scale", "memory", "data", "save", "watch"])
 def test_help_names_every_option(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main([kind, "--help"])

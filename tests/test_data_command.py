@@ -120,7 +120,7 @@ def test_memory_grows_by_a_few_bytes_a_picture(monkeypatch):
     def look(_, rows: range) -> _Part:  # of pictures of 500 sizes, no two alike
         sides = np.array([(70 + row % 20, 70 + row % 25) for row in rows], np.uint16)
         digests = np.arange(rows.start + 1, rows.stop + 1, dtype=np.uint64)
-        return _Part(sides, digests, {}, Counter(["PNG"]), [Kind(3, "uint8", False, False)] * len(rows), {})
+        return _Part(sides, digests, {}, {}, Counter(["PNG"]), [Kind(3, "uint8", False, False)] * len(rows), {})
 
     monkeypatch.setattr(check_module, "_look", look)
 

@@ -1,32 +1,32 @@
-"""What the README shows works as it stands there."""
+"""What the README and docs/ show beside commands works as it stands there."""
 
 import ast
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import test_method_equations
 import torch
 from test_methods import random_views
-from torch import Tensor
 from torch.nn import functional as F
 
 from densessl.backbone_file import find_backbone
 from densessl.backbones import Backbone, pooled
-from densessl.config import Count, Positive
-from densessl.data.views import Views
 from densessl.export import EXPORTERS
-from densessl.heads import each, mlp
-from densessl.method import Method
-from densessl.training.distributed import gather
+from densessl.methods import METHODS
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-NAMES = {c.__name__: c for c in (Backbone, Method, Tensor, Views)} | {"Count": Count, "Positive": Positive}
-NAMES |= {"torch": torch, "F": F, "pooled": pooled, "each": each, "mlp": mlp, "gather": gather}
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *ROOT.glob("docs/*.md"))}
 
 
-def test_the_method_that_it_adds_is_one() -> None:
-    (code,) = (block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "(Method)" in block)
-    exec(code, found := dict(NAMES))
+def test_the_method_that_is_added_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the test that is shown with it passes."""
+    its_file, its_test = re.findall(r"```python\n(.*?)```", DOCUMENTS["adding_a_method.md"], re.DOTALL)
+    exec(its_file, found := dict[str, Any]())
+    monkeypatch.setitem(METHODS, "align_uniform", found["AlignUniform"])
+    exec(its_test, tests := vars(test_method_equations) | {"F": F})
+    tests["test_align_uniform"]()
     torch.manual_seed(0)
     method = found["AlignUniform"](Backbone("test_convnext"), projector=(32, 16))
     views = random_views(small=0)
@@ -39,11 +39,23 @@ def test_the_method_that_it_adds_is_one() -> None:
     assert terms["uniformity"].item() == pytest.approx(pairs.mean().log().item(), rel=1e-5)
 
 
-def test_every_configuration_it_names_exists() -> None:
-    named = set(re.findall(r"`(\w+_(?:cnx_\w+|r50\w*))`", README)) - {"METHOD_r50"}
-    missing = {name for name in named if not (Path(__file__).parents[1] / "configs" / f"{name}.yaml").exists()}
+def test_every_configuration_that_is_named_exists() -> None:
+    text = " ".join(text for name, text in DOCUMENTS.items() if name != "adding_a_method.md")  # which invents one
+    named = set(re.findall(r"\b((?!METHOD)\w+_(?:cnx_\w+|r50\w*|cifar))\b", text))
     assert len(named) > 5
-    assert not missing
+    assert not {name for name in named if not (ROOT / "configs" / f"{name}.yaml").exists()}
+
+
+def test_every_link_leads_somewhere() -> None:
+    """To a file, and to a heading where one is named."""
+    for name, text in DOCUMENTS.items():
+        for link in re.findall(r"\]\((?!https:)([^)\s]+)\)", text):
+            path, _, heading = link.partition("#")
+            file = ROOT / ("." if name == "README.md" else "docs") / (path or name)
+            assert file.exists(), f"{name}: {link}"
+            if heading:
+                lines = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+                assert heading in {re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in lines}, link
 
 
 @pytest.mark.parametrize("target", EXPORTERS)
@@ -51,5 +63,5 @@ def test_the_lines_for_each_destination_are_those_that_export_prints(target: str
     """Up to the style of writing; tests/test_export.py runs them."""
     exporter = EXPORTERS[target]
     file = Path(f"resnet50.{target}".removesuffix(exporter.SUFFIX) + exporter.SUFFIX)
-    (shown,) = re.findall(rf"^`{target}`\n\n```python\n(.*?)```$", README, re.DOTALL | re.MULTILINE)
+    (shown,) = re.findall(rf"^`{target}`\n\n```python\n(.*?)```$", DOCUMENTS["export.md"], re.DOTALL | re.MULTILINE)
     assert ast.unparse(ast.parse(shown)) == ast.unparse(ast.parse(exporter.snippet(find_backbone("resnet50"), file)))

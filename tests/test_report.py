@@ -1,21 +1,31 @@
 """The page of a run says what happened to it, and only that; curves are where their numbers are."""
 
+import base64
+import io
 import json
 import os
 import re
 import shlex
+import shutil
 import time
+from collections.abc import Callable
 from html import unescape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import short_runs
 from made_runs import NETWORK, made_run
+from PIL import Image
+from short_runs import small_scenes
 from test_health_words import ILL, curve
 from test_visualize import Page
 
 from densessl.__main__ import COMMANDS
-from densessl.commands import eval_cls, eval_seg, pretrain
+from densessl.backbone_file import save_backbone
+from densessl.backbones import Backbone
+from densessl.commands import data, eval_cls, eval_seg, pretrain
 from densessl.commands.report import main
 from densessl.config import load_config
 from densessl.errors import UserError
@@ -72,6 +82,47 @@ def test_three_runs_are_told_apart_by_the_words_of_their_pages(case: str, tmp_pa
         assert name in text
 
 
+@pytest.mark.parametrize("kind", TOLD)
+def test_three_real_runs_are_told_apart_too(kind: str, short_run: Callable[[str], Path], tmp_path: Path) -> None:
+    text = unescape(page_of(short_run(kind), *PLAIN, out=tmp_path / "page.html"))
+    first = text[: text.index("<nav")]  # what is read before anything else
+    expected = {
+        "healthy": "Healthy: every measure is within its range for vicreg at the end",
+        "collapsing": "Collapsing: embeddings lose what tells pictures apart, while the loss fell from ",
+        "ten times too high": "The learning rate is too high, most likely; what helps: a lower optim.base_lr",
+    }
+    assert [words in text for words in expected.values()] == [words in first for words in expected.values()]
+    assert [name for name, words in expected.items() if words in first] == [kind]
+    reasons = re.findall(r"<li>(.*?)</li>", text[: text.index("More of them")])
+    assert bool(reasons) == (kind != "healthy")
+    assert any("alike (standard deviation of unit vectors 0.0" in why for why in reasons) == (kind == "collapsing")
+    assert any(re.search("the rank of global embeddings fell from", why) for why in reasons) == (
+        kind == "ten times too high"
+    )
+
+
+def test_how_features_formed_is_drawn_without_the_data(short_run: Callable[[str], Path], tmp_path: Path) -> None:
+    runs = [shutil.copytree(short_run(kind), tmp_path / name) for kind, name in (("healthy", "a"), ("collapsing", "b"))]
+    for run in runs:
+        config = (run / "config.yaml").read_text()
+        (run / "config.yaml").write_text(re.sub("  path: .*", "  path: /nowhere", config))
+    text = page_of(runs[0], "--device", "cpu", "--pictures", "3", out=tmp_path / "page.html")
+    alts = [found["alt"] for tag, found in Page(text).tags if tag == "img"]
+    steps = [0, 2, 6, 20, 60]
+    assert len(alts) == 3 * 6 + 2 * (2 + 5)  # and of two pictures the views, by location, and by feature
+    for name in ("0.png", "18.png", "28.png"):
+        assert [f"{name} by the three main components of step {step}'s features" in alts for step in steps] == [
+            True
+        ] * 5
+    assert "/nowhere; --data PICTURES" not in text
+    assert "random weights. Places of one colour" in text
+    text = page_of(*runs, "--device", "cpu", "--pictures", "1", out=tmp_path / "page.html")
+    assert [f"How its features formed, {name}: main components" in text for name in "ab"] == [True] * 2
+    assert "no pictures: " in text  # of both beside each other
+    (runs[0] / "watched" / "pictures.safetensors").write_bytes(b"none")
+    assert "how features formed can" in page_of(runs[0], "--device", "cpu", out=tmp_path / "page.html")
+
+
 def test_the_same_folder_gives_the_same_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     made_run(tmp_path / "mine", curve(FALLING))
@@ -97,7 +148,7 @@ def test_what_stands_in_a_run_is_shown_and_never_obeyed(tmp_path: Path) -> None:
     text = page_of(folder, *PLAIN, out=tmp_path / "page.html")
     assert "alert(1)" in text
     assert text.count("<script>") == 1
-    assert "<h2>Probes</h2>" in text
+    assert "<h2>Probes: scores on labelled pictures</h2>" in text
     assert "<h4>knn &lt;b&gt;</h4>" in text
     assert "<b>" not in text
     assert "<i>" not in text
@@ -209,6 +260,45 @@ def test_mistakes_are_said_and_nothing_is_written(tmp_path: Path, words: list[st
     assert not list(tmp_path.rglob("*.html"))
 
 
+# --- the pictures -----------------------------------------------------------------------------------------------------
+
+
+def test_what_was_unreadable_and_what_check_found_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a real run with a broken picture, and the check of what it read."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    small_scenes(tmp_path / "pictures", 12)
+    (tmp_path / "pictures" / "3.png").write_bytes(b"none")
+    good = [Image.open(tmp_path / "pictures" / f"{i}.png") for i in range(12) if i != 3]
+    red = np.mean([np.array(each)[..., 0] / 255 for each in good])
+    short = {"steps": 2, "log_every": 1, "health_every": 0, "batch": 12}
+    folder = short_runs.run(tmp_path, Path("pictures"), short, "watched=0", "seed=1")
+    assert (folder / "log.txt").read_text().count("unreadable picture skipped: pictures/3.png: ") == 1
+    text = page_of(folder, *PLAIN, out=tmp_path / "page.html")
+    assert "<p>1 picture was unreadable of 12; others stood in for them.</p>" in text
+    assert text.count("pictures/3.png: ") == 1
+    assert "data check of" not in text
+    assert data.main(["check", "pictures", "--out", str(tmp_path / "found"), "--workers", "0", "--tiny", "50"]) == 1
+    for name in ("found", "found/check.json"):
+        text = page_of(folder, *PLAIN, "--check", tmp_path / name, out=tmp_path / "page.html")
+        section = text[text.index('<section id="pictures">') : text.index('<section id="health">')]
+        cells = dict(re.findall(r"<tr><td>([^<]*)</td><td>([^<]*)</td></tr>", section))
+        assert cells["pictures"] == "12, of which 11 are readable"
+        assert (cells["corrupt"], cells["tiny"]) == ("1, 8.33%", "11, 91.67%")
+        assert cells["width, pixels"] == "48 to 48, median 48"
+        assert cells["read with"].startswith(f"data.mean=[{red:.4g},")
+        assert len(re.findall(r"<tr><td>[123]</td>", section)) == 3
+        assert f"run-watched=0-seed=1 took data.mean=[0.485,0.456,0.406], the check measured [{red:.3g}," in section
+    shutil.copy(tmp_path / "found" / "check.json", folder)
+    assert "<h3>data check of pictures</h3>" in page_of(folder, *PLAIN, out=tmp_path / "page.html")
+    (folder / "check.json").write_text("[]")
+    assert "no check.json of `data check" in unescape(page_of(folder, *PLAIN, out=tmp_path / "page.html"))
+    with pytest.raises(UserError, match=r"--check nothing: no check\.json of `data check PICTURES --out FOLDER`"):
+        main([str(folder), *PLAIN, "--check", "nothing"])
+
+
 # --- evaluations and commands -----------------------------------------------------------------------------------------
 
 
@@ -229,12 +319,19 @@ def test_evaluations_are_shown_as_they_were_written(tmp_path: Path) -> None:
     (place / "results.json").write_text(json.dumps(segmentation))
     classes = {"name": "mine", "protocol": {"name": "knn", "hash": "d"}, "data": {"name": "stl", **splits}, "seed": 4}
     (tmp_path / "results.json").write_text(json.dumps({**classes, "scores": {"knn20": 0.75}, "top5": {"linear": 0.9}}))
+    Image.fromarray(np.full((500, 2000, 3), (200, 30, 30), np.uint8)).save(place / "pictures.png")
+    (tmp_path / "pictures.png").write_bytes(b"none")
     (run / "detection").mkdir()
     (run / "detection" / "results.json").write_text("{")
     words = ["--results", place / "results.json", tmp_path / "results.json"]
     text = page_of(run, *PLAIN, *words, out=tmp_path / "page.html")
     assert f"{run}/detection/results.json: no results.json of eval-seg" in text
-    assert text.count("&lt;mine&gt;") == 2  # once a table
+    assert text.count("&lt;mine&gt;") == 2 + 2  # once a table, and what the sheet of pictures shows
+    (sheet,) = re.findall(r'<img src="data:image/jpeg;base64,(.*?)" alt="what &lt;mine&gt; came to', text)
+    shown = np.array(Image.open(io.BytesIO(base64.b64decode(sheet))))
+    assert shown.shape == (240, 960, 3)
+    assert np.abs(shown.mean((0, 1)) - (200, 30, 30)).max() < 3
+    assert f"{tmp_path}/pictures.png can't be read: " in unescape(text)
     assert "linear_small with batch=8 [abc] on scenes (7 train, 5 val pictures)" in text
     assert "<td>&lt;mine&gt;</td><td>0, 1</td><td>12.3 ± 1.0 [10.0, 20.0]</td><td>-</td>" in text
     assert "<td>0, 1</td><td>50.0</td>" in text
@@ -266,6 +363,27 @@ def test_the_commands_are_those_of_the_run(tmp_path: Path, monkeypatch: pytest.M
     assert all(each[1] == str(run) for each in named)
     for module, each in ((eval_seg, named[0]), (eval_cls, named[1])):
         assert module._arguments(each[1:]).backbone == [str(run), NETWORK]
+
+
+def test_the_best_backbone_is_named_and_probes_have_titles(tmp_path: Path) -> None:
+    scores = [{**record, "probe/linear_miou": 0.3, "probe/knn_accuracy": 0.5} for record in curve(FALLING[:9])]
+    run = made_run(tmp_path / "mine", scores)
+    facts: dict[str, Any] = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "method": "vicreg", "step": 90}
+    best = {"probe": "linear_miou of my/labels, probe_linear [abc]", "score": "0.4131"}
+    save_backbone(run / "backbone_best.safetensors", Backbone(NETWORK), **facts, extra=best)
+    text = page_of(run, *PLAIN, out=tmp_path / "page.html")
+    assert "<td>after step 90, linear_miou of my/labels 41.3%</td>" in text
+    assert "<h3>Or the best one by its probe: after step 90, linear_miou of my/labels 41.3%</h3>" in text
+    (block,) = re.findall(r"41.3%</h3><pre>(.*?)</pre>", text, re.DOTALL)
+    found: dict[str, Any] = {}
+    exec(unescape(block), found)
+    assert found["backbone"].metadata["score"] == "0.4131"
+    for words in ("Probes: scores on labelled pictures", "linear segmentation, mIoU", "classes by nearest pictures"):
+        assert words in text
+    (run / "backbone_best.safetensors").write_bytes(b"none")
+    text = page_of(run, *PLAIN, out=tmp_path / "page.html")
+    assert "backbone_best.safetensors is damaged" in text
+    assert "Or the best one" not in text
 
 
 # --- curves -----------------------------------------------------------------------------------------------------------

@@ -13,8 +13,12 @@ from made_runs import made_run
 from PIL import Image
 from test_health_words import curve
 
+from densessl.backbones import Backbone
 from densessl.commands.report import main
+from densessl.config import load_config
+from densessl.data.pictures import open_pictures
 from densessl.data.scenes import Scenes
+from densessl.visual import watched
 
 BROWSER = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -66,6 +70,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(Scenes(size=96).read(i)).save(path / "pictures" / f"{i}.png")
     losses: list[float | None] = [None if i % 9 == 5 else 10.0 - 0.2 * i for i in range(30)]
     runs = [made_run(path / name, curve(values)) for name, values in (("<one>", losses), ("two", losses[:20]))]
+    collection, views = open_pictures(str(path / "pictures")), load_config("demo").views
+    inputs = watched.take(collection, views, 2, seed=0, step=32)
+    watched.write_inputs(runs[0] / "watched", inputs)
+    for step in (0, 300):
+        watched.write_maps(runs[0] / "watched", step, watched.maps(Backbone("test_convnext"), inputs))
     words = ["--data", str(path / "pictures"), "--size", "64", "--device", "cpu", "--out", str(path / "report.html")]
     assert main([*map(str, runs), *words]) == 0
     return path
@@ -94,7 +103,8 @@ def test_all_is_drawn_and_curves_tell_their_values(folder: Path, width: int) -> 
     for wide, high, length in found["charts"]:
         assert min(wide, high) > 100
         assert length > 50
-    assert len(found["pictures"]) == text.count("<img") > 10
+    assert len(found["pictures"]) == text.count("<img") > 20
+    assert "How its features formed, &lt;one&gt;: main components" in text
     for complete, natural, wide, high in found["pictures"]:
         assert complete
         assert natural > 0

@@ -125,6 +125,9 @@ def test_crop_boxes_fit_into_any_picture(height, width):
 def test_random_numbers_of_a_view_are_its_own():
     keys = itertools.product((0, 1, 2**32 - 1), (0, 1, 3), (0, 1, 10_000_000), (0, 1, 7))
     assert len({view_rng(*key).integers(2**63) for key in keys}) == 81
+    for seed, *key in [(0, 1, 2, 3), (5, 0, 0, 0), (2**32 - 1, 400, 10_000_000, 7), (7, 3, 2**32 - 1, 0)]:
+        truth = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+        assert (view_rng(seed, *key).random(4) == truth.random(4)).all()
 
 
 def test_views_follow_from_seed_epoch_and_picture():

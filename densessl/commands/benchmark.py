@@ -1,4 +1,4 @@
-"""benchmark: what criterion, step, processes, larger batches, views of pictures and saving cost on this machine."""
+"""benchmark: what criterion, step, processes, larger batches, views, saving and watching cost on this machine."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ KINDS = {
     "memory": "the largest batch, with and without micro-batches and checkpointing",
     "data": "views of pictures, by one core, against a plain PIL pipeline",
     "save": "a state of the run: bytes, seconds, share of an hour",
+    "watch": "measures of health and probes, as shares of the time that steps take",
 }
 ABOUT = {
     "criterion": """\
@@ -43,6 +44,9 @@ the parts of ours; on a GPU also what is left to it.""",
     "save": """\
 The whole state after a step, saved in --folder as pretraining saves it: collected, written aside, flushed, hashed,
 renamed. The step waits for it. Nothing is left in the folder.""",
+    "watch": """\
+Steps of the configuration on made-up views, what its health measures, and, with probes.masks= or probes.classes=, its
+probes; then their shares of the time at the configuration's intervals, for epochs of --pictures.""",
 }
 EXAMPLES = {
     "criterion": "benchmark criterion --repeats 9 --naive-repeats 2",
@@ -51,6 +55,7 @@ EXAMPLES = {
     "memory": "benchmark memory --cfg vicregl_cnx_s --batches 16 256 --micro 16 --variants plain micro",
     "data": "benchmark data --cfg vicregl_cnx_s data.path=MY_PICTURES",
     "save": "benchmark save --cfg vicregl_cnx_s --folder checkpoints",
+    "watch": "benchmark watch --cfg vicregl_cnx_s batch=16 probes.masks=MY_FOLDER --pictures 100000",
 }
 
 
@@ -142,7 +147,22 @@ def _save(args: argparse.Namespace) -> Run:
     return save.measure(cfg, args.folder, repeats=args.repeats), save.tables
 
 
-RUNS = {"criterion": _criterion, "step": _step, "scale": _scale, "memory": _memory, "data": _data, "save": _save}
+def _watch(args: argparse.Namespace) -> Run:
+    cfg = load_config(args.cfg, args.overrides)
+    from densessl.benchmark import watch
+
+    return watch.measure(cfg, args.pictures, repeats=args.repeats), watch.tables
+
+
+RUNS = {
+    "criterion": _criterion,
+    "step": _step,
+    "scale": _scale,
+    "memory": _memory,
+    "data": _data,
+    "save": _save,
+    "watch": _watch,
+}
 
 
 def _sizes(args: argparse.Namespace) -> Any:
@@ -180,6 +200,8 @@ def _arguments(kind: str, words: Sequence[str]) -> argparse.Namespace:
         number("naive-repeats", 1, "the same for the naive form and lightly's, which are slow")
     if kind == "save":
         add("--folder", type=Path, default=Path(), metavar="PATH", help="on the disk to measure; default: here")
+    if kind == "watch":
+        number("pictures", 10_000, "of an epoch, between whose ends there are probes")
     if kind == "step":
         add("--compile-bare", action="store_true", help="compile the bare backbone, as compile=true does both")
     if kind == "memory":

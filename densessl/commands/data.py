@@ -75,7 +75,7 @@ def _check(args: argparse.Namespace) -> int:
     found = survey(images, tiny=args.tiny, workers=args.workers)
     print(findings.report(images, found, args.tiny))
     if args.out:
-        findings.write(args.out, images, found)
+        findings.write(args.out, images, found, args.path)
         print(f"lists and figures: {args.out}")
     if args.sheet:
         _save(contact_sheet(tiles(images, found, args.pictures)), args.sheet)
@@ -154,7 +154,7 @@ def _arguments(kind: str, words: Sequence[str]) -> argparse.Namespace:
     if kind == "check":
         number("tiny", 64, "pixels that the shorter side should have", 0)
         number("pictures", 60, "on the contact sheet")
-        add("--out", type=Path, metavar="FOLDER", help="for check.json and complete lists of what is wrong")
+        add("--out", type=Path, metavar="FOLDER", help="for check.json, which report shows, and lists of what is wrong")
         add("--sheet", type=Path, metavar="FILE.png", help="a contact sheet, what is bad in red")
         add("--list", type=Path, metavar="FILE", help="the paths of the good: no corrupt, odd, tiny or repeated one")
     if kind in ("pack", "scenes"):

@@ -15,9 +15,9 @@ from densessl.errors import UserError
 
 ABOUT = """\
 Writes one HTML page about a run folder, which needs no other file and no network: what was run and on what, whether it
-is healthy, in words, all curves, what it said, what its backbone sees beside random weights, the evaluations in its
-folder, and the commands to do it again and to use it. Several RUNs are shown side by side with their differences. A run
-that still goes has a page as well."""
+is healthy, in words, all curves, what it said, how its features formed, the evaluations in its folder, and the commands
+to do it again and to use it. Several RUNs are shown side by side with their differences. A run that still goes has a
+page as well."""
 EXAMPLE = "report checkpoints/mine checkpoints/other --data MY_PICTURES --out both.html"
 NAME = "report.html"
 
@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from densessl.device import find_device
     from densessl.files import aside
+    from densessl.report.collection import of_runs
     from densessl.report.evaluations import of_folder, read_results
     from densessl.report.page import report
     from densessl.report.pictures import Wanted, figures
@@ -42,12 +43,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     remarks: list[str] = []
     results = [result for run in runs.values() for result in of_folder(run.folder, remarks)]
     results += read_results(args.results)
+    checks = of_runs(list(runs.values()), args.check, remarks)
     drawn = figures(runs, Wanted(args.data, args.size, args.pictures, find_device(args.device)), remarks)
     text = report(
         runs,
         now=time.time(),
         command=f"densessl report {shlex.join(words)}",
         results=results,
+        checks=checks,
         figures=drawn,
         remarks=remarks,
     )
@@ -68,6 +71,8 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
     add("--data", metavar="PICTURES", help="as data.path, to draw with; default: that of the first run, if it is here")
     add("--results", nargs="+", type=Path, default=[], metavar="FILE",
         help="more results.json of evaluations, or folders with such")  # fmt: skip
+    add("--check", nargs="+", type=Path, default=[], metavar="FILE",
+        help="check.json of data check --out FOLDER, or the FOLDER; one in a RUN is shown without")  # fmt: skip
     number("pictures", 4, "drawn; 0: none", 0)
     number("size", None, "pixels of their short side; default twice those of large views, and at least 224")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")

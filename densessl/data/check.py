@@ -11,6 +11,7 @@ import numpy as np
 
 from densessl.data.advice import Advice, advise
 from densessl.data.decoding import Unreadable
+from densessl.data.header import other_form
 from densessl.data.in_order import in_order
 from densessl.data.loader import FEW
 from densessl.data.pictures import Pictures
@@ -35,6 +36,7 @@ class Survey(NamedTuple):
 
     pictures: int
     corrupt: dict[int, str]  # row: reason
+    odd: dict[int, str]  # row: form, where the ending says another
     tiny: np.ndarray  # (N,) rows, rising
     duplicates: np.ndarray  # (N, 2) row, rising, and the first row with the same pixels
     width: Span | None  # None where nothing is readable
@@ -81,6 +83,7 @@ class _Part(NamedTuple):
     sizes: np.ndarray  # (n, 2) uint16: height, width; 0 where unreadable
     digests: np.ndarray  # (n,) uint64; 0 where unreadable
     reasons: dict[int, str]
+    odd: dict[int, str]
     forms: Counter[str]
     kinds: list[Kind | None]
     values: dict[Kind, Values]
@@ -91,12 +94,13 @@ def survey(images: Pictures, *, tiny: int = 64, workers: int = 0) -> Survey:
 
     Duplicates have the same pixels, whatever the file's format and metadata: 64 bits of SHA-256 say so, which are wrong
     once in 4,000 collections of 100 million. Keeps 14 bytes a picture, about as many more for a moment at the end, and
-    the row and reason of each corrupt one.
+    the row and reason of each corrupt one and each with an odd name.
     """
     count = len(images)
     sizes, digests = np.zeros((count, 2), np.uint16), np.zeros(count, np.uint64)
     kind, numbers = np.zeros(count, np.uint16), dict[Kind | None, int]({None: 0})
     corrupt: dict[int, str] = {}
+    odd: dict[int, str] = {}
     forms: Counter[str] = Counter()
     values: dict[Kind, Values] = {}
     reasons: dict[str, str] = {}  # one string for all that are equal
@@ -111,6 +115,7 @@ def survey(images: Pictures, *, tiny: int = 64, workers: int = 0) -> Survey:
         rows = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
         sizes[rows], digests[rows] = part.sizes, part.digests
         corrupt |= {row: reasons.setdefault(reason, reason) for row, reason in part.reasons.items()}
+        odd |= part.odd
         kind[rows] = [numbers.setdefault(one, len(numbers)) for one in part.kinds]
         forms += part.forms
         for one, found in part.values.items():
@@ -120,11 +125,11 @@ def survey(images: Pictures, *, tiny: int = 64, workers: int = 0) -> Survey:
     small = np.flatnonzero((shorter > 0) & (shorter < tiny))
     del sizes, shorter
     twice, kinds = _duplicates(digests), [one for one in numbers if one]
-    return Survey(count, corrupt, small, twice, width, height, frequent, forms, kinds, kind, advise(values))
+    return Survey(count, corrupt, odd, small, twice, width, height, frequent, forms, kinds, kind, advise(values))
 
 
 def _look(images: Pictures, rows: range) -> _Part:
-    part = _Part(np.zeros((len(rows), 2), np.uint16), np.zeros(len(rows), np.uint64), {}, Counter(), [], {})
+    part = _Part(np.zeros((len(rows), 2), np.uint16), np.zeros(len(rows), np.uint64), {}, {}, Counter(), [], {})
     for place, row in enumerate(rows):
         try:
             raster, data = read_stored(images, row)
@@ -136,6 +141,8 @@ def _look(images: Pictures, rows: range) -> _Part:
         part.sizes[place] = np.minimum(picture.shape[:2], 65_535)
         part.digests[place] = _digest(picture)
         part.forms[f"{' '.join(form_of(data)).strip()}: {kind}"] += 1
+        if form := other_form(data, images.path(row)):
+            part.odd[row] = form
         part.kinds.append(kind)
         part.values.setdefault(kind, values_of(kind)).add(picture, row)
     return part

@@ -11,16 +11,17 @@ import numpy as np
 from PIL import Image
 
 from densessl.data import npy, tiff
+from densessl.data.header import FORMATS, Header, header_of
 from densessl.data.pixels import Pixels
 from densessl.data.quiet import Quiet
 from densessl.data.raster import Raster, Unreadable, checked, upright
 
 RGB = Pixels()
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # besides TIFF; for some of the others Pillow runs programs
 COLOURS = {"P": "RGB", "PA": "RGBA", "CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB"}  # modes whose channels are none
 IN_RGB = getattr(cv2, "IMREAD_COLOR_RGB", 0)  # from OpenCV 4.11 on; a twelfth less time
 REDUCED = {"RGB": cv2.IMREAD_COLOR, "L": cv2.IMREAD_GRAYSCALE}  # modes; 8 * n more is n times smaller
 END_OF_JPEG = b"\xff\xd9"
+LEAST = 8  # pixels a side: a view of fewer would show nothing
 _quiet = Quiet()
 Reduction = Callable[[int, int], int]
 
@@ -74,6 +75,9 @@ def read(data: bytes, path: str, reduction: Callable[[int, int, Any], int] = who
     picture = np.atleast_3d(raster.picture)
     if picture.dtype.kind not in "buif":
         raise Unreadable(path, f"pixels of type {picture.dtype}")
+    if min(picture.shape[:2]) < LEAST:
+        height, width = picture.shape[:2]
+        raise Unreadable(path, f"{height} x {width} pixels: a picture has {LEAST} x {LEAST} at least")
     if picture.dtype.kind == "b":
         picture = picture * np.uint8(255)
     return raster._replace(picture=picture.astype(picture.dtype.newbyteorder("="), copy=False))
@@ -83,23 +87,23 @@ def _read(data: bytes, path: str, reduction: Callable[[int, int, Any], int]) -> 
     """Any picture but TIFF. Raises Unreadable, and whatever Pillow raises for a broken file."""
     if data[12:16] == b"VP8X":  # Pillow gets room for the whole picture before it looks at the size
         checked(path, tuple(1 + int.from_bytes(data[at : at + 3], "little") for at in (27, 24)), 4)
-    file = io.BytesIO(data)
-    header = Image.open(file, formats=FORMATS)  # reads the header alone; refuses more than 179 million pixels
+    header = header_of(data)
     # OpenCV before 5 fills the missing part of a cut JPEG with grey and says nothing. The end marker cannot occur
-    # inside the coded pixels, where Pillow stopped, but in the thumbnail before them.
-    if header.format in ("JPEG", "MPO") and data.rfind(END_OF_JPEG, file.tell()) < 0:
+    # inside the coded pixels, but in the thumbnail before them.
+    if header.format in ("JPEG", "MPO") and data.rfind(END_OF_JPEG, header.end) < 0:
         raise Unreadable(path, "cut short")
     if header.format == "PNG" and not _ends(data):
         raise Unreadable(path, "cut short")
-    turn, clear = _turn(header), "transparency" in header.info
-    smaller = reduction(header.height, header.width, turn) if header.format == "JPEG" and header.mode in REDUCED else 1
-    picture = None if header.mode in COLOURS else _by_opencv(data, header, clear, smaller)
+    reducible = header.format == "JPEG" and header.mode in REDUCED
+    smaller = reduction(header.height, header.width, header.turn) if reducible else 1
+    picture = None if header.mode in COLOURS else _by_opencv(data, header, smaller)
     if picture is None:
         if header.format == "PNG" and data[24] > 8:  # of which Pillow would take 8
             raise Unreadable(path, "broken")
-        mode = "RGBA" if clear and header.mode in ("P", "RGB") else COLOURS.get(header.mode, header.mode)
-        picture = np.array(header.convert("L" if mode == "1" else mode))
-    return Raster(picture, picture.ndim == 3 and picture.shape[2] in (2, 4), turn)
+        mode = "RGBA" if header.clear and header.mode in ("P", "RGB") else COLOURS.get(header.mode, header.mode)
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        picture = np.array(image.convert("L" if mode == "1" else mode))
+    return Raster(picture, picture.ndim == 3 and picture.shape[2] in (2, 4), header.turn)
 
 
 def _ends(png: bytes) -> bool:
@@ -112,16 +116,7 @@ def _ends(png: bytes) -> bool:
     return False
 
 
-def _turn(header: Image.Image) -> Any:
-    """1 where nothing is said, or nothing that can be read."""
-    try:
-        # Where there is no EXIF before the pixels of a PNG, Pillow would decode them to look behind.
-        return header.getexif().get(tiff.ORIENTATION, 1) if "exif" in header.info else 1
-    except Exception:  # what broken metadata raise depends on where they are broken
-        return 1
-
-
-def _by_opencv(data: bytes, header: Image.Image, clear: bool, smaller: int) -> np.ndarray | None:
+def _by_opencv(data: bytes, header: Header, smaller: int) -> np.ndarray | None:
     """Faster than Pillow, and 16 bits stay so. None of what it can't read, or reads as anything else."""
     try:
         in_rgb = IN_RGB if smaller == 1 and (header.format, header.mode) == ("JPEG", "RGB") else 0
@@ -132,10 +127,10 @@ def _by_opencv(data: bytes, header: Image.Image, clear: bool, smaller: int) -> n
     if picture is None or picture.shape[:2] != (-(-header.height // smaller), -(-header.width // smaller)):
         return None
     channels = 1 if picture.ndim == 2 else picture.shape[2]
-    bands = len(header.getbands()) + (clear and header.mode == "RGB")
+    wanted = header.channels + (header.clear and header.mode == "RGB")
     if channels == 4:
         picture = cv2.cvtColor(picture, cv2.COLOR_BGRA2RGBA)
-        return {2: picture[..., ::3], 3: picture[..., :3], 4: picture}.get(bands)  # grey; padding; an alpha
-    if channels != bands:
+        return {2: picture[..., ::3], 3: picture[..., :3], 4: picture}.get(wanted)  # grey; padding; an alpha
+    if channels != wanted:
         return None
     return picture if channels == 1 or in_rgb else cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)

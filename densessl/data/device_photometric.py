@@ -43,16 +43,18 @@ def numbers(
     jitter: Sequence[tuple[str, float]] = (), grey: bool = False, solarise: bool = False, kernel: Sequence[float] = (1,)
 ) -> list[float]:
     """The row of a view: brightness, contrast, saturation (factors) and hue (-0.5 to 0.5) in the order of `jitter`."""
-    mixtures, hue, place = [SAME] * MIXTURES, 0.0, 0
+    row, place = [*SAME * MIXTURES, 0.0, 255.0 if solarise else 510.0, *kernel], 0
     for name, value in jitter:
         if name == "hue":
-            hue, place = 6 * value, 3
+            row[HUE], place = 6 * value, 3 * len(SAME)
             continue
-        mixtures[place] = (value, (1 - value) * (name == "contrast"), (1 - value) * (name == "saturation"))
-        place += 1
+        row[place] = value
+        if name != "brightness":
+            row[place + (1 if name == "contrast" else 2)] = 1 - value
+        place += len(SAME)
     if grey:
-        mixtures[-1] = (0.0, 0.0, 1.0)
-    return [*(share for mixture in mixtures for share in mixture), hue, 255.0 if solarise else 510.0, *kernel]
+        row[HUE - len(SAME) : HUE] = 0.0, 0.0, 1.0
+    return row
 
 
 class Draw(Photometric):

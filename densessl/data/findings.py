@@ -42,6 +42,8 @@ def report(images: Pictures, found: Survey, tiny: int) -> str:
     odd = len(found.misfits())
     if odd:
         kinds["misfits (of another kind than most)"] = (odd, misfits(images, found))
+    if names := list(odd_names(images, found)):
+        kinds["odd names (read all the same)"] = (len(names), iter(names))
     for kind, (n, rows) in kinds.items():
         lines.append(f"{kind}: {n:,} of {found.pictures:,}, {n / found.pictures:.2%}" if n else f"{kind}: none")
         lines += [f"  {row}" for row in islice(rows, SHOWN)]
@@ -105,6 +107,13 @@ def misfits(images: Pictures, found: Survey) -> Iterator[str]:
     return (f"{images.path(row)}: {pixels.misfit(found.kind_of(row))}" for row in found.misfits().tolist())
 
 
+def odd_names(images: Pictures, found: Survey) -> Iterator[str]:
+    """Path, and what it is: another form of file than its ending says, or a folder that is called like a picture."""
+    yield from (f"{images.path(row)}: {form}" for row, form in found.odd.items())
+    folders = getattr(getattr(images, "source", None), "odd_folders", list)
+    yield from (f"{path}: a folder" for path in folders())
+
+
 def tiny_ones(images: Pictures, found: Survey) -> Iterator[str]:
     """Paths."""
     return (images.path(row) for row in found.tiny.tolist())
@@ -115,10 +124,13 @@ def duplicates(images: Pictures, found: Survey) -> Iterator[str]:
     return (f"{images.path(row)} = {images.path(first)}" for row, first in found.duplicates.tolist())
 
 
-def write(folder: Path, images: Pictures, found: Survey) -> None:
-    """check.json with all figures, and corrupt.txt, tiny.txt, duplicates.txt and misfits.txt with every one of them."""
+def write(folder: Path, images: Pictures, found: Survey, path: str) -> None:
+    """check.json with all figures, and corrupt.txt, tiny.txt, duplicates.txt, misfits.txt and odd.txt with every one.
+
+    ``path`` is that of the collection, for who reads the figures later.
+    """
     facts: dict[str, Any] = {key: len(getattr(found, key)) for key in ("corrupt", "tiny", "duplicates")}
-    facts |= {"pictures": found.pictures, "misfits": len(found.misfits())}
+    facts |= {"path": path, "pictures": found.pictures, "misfits": len(found.misfits())}
     facts |= {"unreadable": found.needed(), "forms": found.forms, "frequent": found.frequent}
     facts |= {key: value and value._asdict() for key, value in (("width", found.width), ("height", found.height))}
     facts["kinds"] = {str(kind): found.count(kind) for kind in found.kinds}
@@ -133,6 +145,7 @@ def write(folder: Path, images: Pictures, found: Survey) -> None:
         "tiny": tiny_ones(images, found),
         "duplicates": duplicates(images, found),
         "misfits": misfits(images, found),
+        "odd": odd_names(images, found),
     }
     for name, rows in lists.items():
         with aside(folder / f"{name}.txt") as part, part.open("wb") as file:

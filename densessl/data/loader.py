@@ -26,12 +26,14 @@ if TYPE_CHECKING:
 
 FEW = 3  # unreadable pictures that never stop a run, however small the collection
 TRIES = 100  # neighbours tried in place of an unreadable picture
+NAMED = 100  # odd names that are named: nothing is lost by them, and a collection may have millions
 log = logging.getLogger("densessl")
 
 
 class Batch(NamedTuple):
     views: Views | None  # None: nothing readable was found
     failed: list[tuple[str, str]]  # path and reason
+    odd: list[tuple[str, str]]  # path and form of those that have another one than their names say
 
 
 class Loader:
@@ -57,7 +59,7 @@ class Loader:
         if len(images) < world_size:
             raise UserError(f"{world_size} processes but {len(images)} pictures: each process needs at least one")
         if batch > len(images):
-            raise UserError(f"batch={batch} but there are {len(images)} pictures: a batch never holds one twice")
+            raise UserError(f"batch={batch} but there are {len(images)} pictures, and a batch holds none twice")
         if batch % world_size:
             raise UserError(f"batch={batch} cannot be shared equally by {world_size} processes")
         self.images = images
@@ -65,6 +67,7 @@ class Loader:
         self.rank, self.world_size = rank, world_size
         self.allowed = max(FEW, int(unreadable * len(images)))
         self.failed: dict[str, str] = {}  # path: reason, of all unreadable pictures met by this process
+        self.odd: set[str] = set()  # paths whose names mislead
         self.failure: Exception | None = None
         self.deaths = Deaths(images)
         crops = MultiCrop(views, photometric, seed, images.pixels)
@@ -87,10 +90,14 @@ class Loader:
         batches = by_workers(self.batches, _Rows(self, step, steps), self.workers, pin, self._died)
         before: tuple[int, Views] | None = None
         self.failure = None
+        if self.rank == 0:
+            folders = getattr(getattr(self.images, "source", None), "odd_folders", list)
+            self._name([(path, "a folder, and searched like any other") for path in folders()])
         try:
             for number in range(step, steps):
                 try:
-                    views, failed = next(batches)
+                    views, failed, odd = next(batches)
+                    self._name([(path, f"{form}, and read as that") for path, form in odd])
                     self._note(failed, stop=views is None)
                 except Exception as error:
                     self.failure = error
@@ -132,6 +139,15 @@ class Loader:
                 f"{len(self.failed)} of {len(self.images)} pictures are unreadable, {limit}; the first:{first}"
             )
 
+    def _name(self, odd: list[tuple[str, str]]) -> None:
+        for path, what in odd:
+            if path not in self.odd and len(self.odd) <= NAMED:
+                self.odd.add(path)
+                if len(self.odd) <= NAMED:
+                    log.warning("odd name: %s: %s", path, what)
+                else:
+                    log.warning("more odd names than %d; tools/data.py check lists all", NAMED)
+
 
 class _Rows:
     """What each step asks of the workers: (epoch, pictures)."""
@@ -171,13 +187,13 @@ class _Batches(Dataset):
         stacked = [_shared(shape, pixels.dtype).numpy() for shape in shapes]
         affines = np.empty((len(stacked), len(rows), 2, 3), np.float32)
         draws = [np.empty((len(rows), photometric.width), np.float32) for *_, photometric in self.crops.crops]
-        failed: list[tuple[str, str]] = []
+        failed, odd = list[tuple[str, str]](), list[tuple[str, str]]()
         for place, row in enumerate(rows.tolist()):
             # Numbered by the row even where a neighbour stands in: its own row has other crops of it.
             plan = self.crops.plan(epoch, row)
-            picture = self._readable(row, plan, failed)
+            picture = self._readable(row, plan, failed, odd)
             if picture is None:
-                return Batch(None, failed)
+                return Batch(None, failed, odd)
             for number, (image, draw, affine) in enumerate(plan.take(picture)):
                 stacked[number][place], affines[number, place], draws[number][place] = image, affine, draw
         views = [
@@ -186,16 +202,21 @@ class _Batches(Dataset):
         ]
         pictures = torch.from_numpy(rows.astype(np.int64))
         photometric = [torch.from_numpy(draw) for draw in draws if draw.size]
-        return Batch(Views(views[: self.large], views[self.large :], pictures, photometric), failed)
+        return Batch(Views(views[: self.large], views[self.large :], pictures, photometric), failed, odd)
 
-    def _readable(self, row: int, plan: Plan, failed: list[tuple[str, str]]) -> np.ndarray | None:
+    def _readable(
+        self, row: int, plan: Plan, failed: list[tuple[str, str]], odd: list[tuple[str, str]]
+    ) -> np.ndarray | None:
         for i in _stand_ins(row, len(self.images)):
             i %= len(self.images)
             at(i)
             try:
                 if i in self.killers:
                     raise Unreadable(self.images.path(i), self.killers[i])
-                return self.images.read(i, plan.reduction)
+                picture = self.images.read(i, plan.reduction)
+                if form := getattr(self.images, "odd", ""):
+                    odd.append((self.images.path(i), form))
+                return picture
             except Unreadable as error:
                 failed.append((error.path, error.reason))
         return None

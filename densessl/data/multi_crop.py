@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 def view_rng(seed: int, epoch: int, picture: int, view: int = 0) -> np.random.Generator:
     """Every random number of a picture's views, or of one of several, follows from these and nothing else."""
-    # spawn_key, because a plain list of integers is padded with zeros: [1, 2] equals [1, 2, 0].
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch, picture, view)))
+    # The words of SeedSequence(seed, spawn_key=(epoch, picture, view)), which takes three times as long to find them.
+    words = np.array([seed, 0, 0, 0, epoch, picture, view], np.uint32)
+    return np.random.default_rng(np.random.SeedSequence(words))
 
 
 class Crop(NamedTuple):

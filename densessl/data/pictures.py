@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from densessl.data.decoding import RGB, Reduction, decode, whole
+from densessl.data.header import other_form
 from densessl.data.pixels import Pixels
 from densessl.data.scenes import Scenes
 from densessl.data.sources import Source, open_source
@@ -24,10 +25,10 @@ class Pictures(Protocol):
 
 
 class StoredPictures:
-    """The pictures of a source, decoded."""
+    """The pictures of a source, decoded. `odd` is the form of the last one, if its name says another."""
 
     def __init__(self, source: Source, pixels: Pixels) -> None:
-        self.source, self.pixels = source, pixels
+        self.source, self.pixels, self.odd = source, pixels, ""
 
     def __len__(self) -> int:
         return len(self.source)
@@ -37,7 +38,10 @@ class StoredPictures:
 
     def read(self, i: int, reduction: Reduction = whole) -> np.ndarray:
         """(h, w, C) of ``pixels.dtype``, perhaps smaller, as `decode` says. Raises Unreadable."""
-        return decode(self.source.stored(i), self.source.path(i), self.pixels, reduction)
+        data, path = self.source.stored(i), self.source.path(i)
+        picture = decode(data, path, self.pixels, reduction)
+        self.odd = other_form(data, path)
+        return picture
 
 
 def open_pictures(path: str, pixels: Pixels = RGB) -> Pictures:

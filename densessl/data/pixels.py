@@ -62,7 +62,7 @@ class Pixels(NamedTuple):
             stored = (stored >> 8).astype(np.uint8)
         picture = with_channels(stored, self.channels)
         # In the bytes of a file nothing can be written, of which torch warns.
-        return self.scale(picture) if self.scaled else np.require(picture, requirements=["C", "W"])
+        return self.scale(picture) if self.scaled else picture if picture.flags.carray else picture.copy()
 
     def _upper(self, kind: Kind) -> bool:
         """Whether the upper 8 of 16 bits are taken: of what has the form of a photograph."""

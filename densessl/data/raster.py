@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,6 +44,11 @@ class Kind(NamedTuple):
         return f"{self.channels} channel{'s' * (self.channels > 1)} of {self.dtype}{' and an alpha' * self.alpha}"
 
 
+@cache
+def _name(dtype: np.dtype) -> str:
+    return dtype.name  # which NumPy makes anew each time
+
+
 class Raster(NamedTuple):
     """(h, w, C) of any numbers, colours as RGB; whether the last channel is an alpha; EXIF's orientation."""
 
@@ -53,7 +59,7 @@ class Raster(NamedTuple):
 
     @property
     def kind(self) -> Kind:
-        return Kind(self.picture.shape[2] - self.alpha, self.picture.dtype.name, self.alpha, self.array)
+        return Kind(self.picture.shape[2] - self.alpha, _name(self.picture.dtype), self.alpha, self.array)
 
     def opaque(self) -> np.ndarray:
         """The picture without its alpha."""

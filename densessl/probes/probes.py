@@ -64,14 +64,14 @@ class Probes:
                 scores[kind] = self._score(kind, backbone, {**pixel_facts(self._pixels), **colours})
                 words.append(f"{NAMES[kind]} {scores[kind]:.1%}")
             except Exception as error:
-                log.say(f"step {done}: the probe {kind} failed, training goes on without: {_line(error)}")
+                log.say(f"step {done}: the probe {kind} failed, training goes on without: {in_a_line(error)}")
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()  # blocks of sizes that training has no use for
         try:
             if self._keep(backbone, done, scores, colours):
                 words.append(f"the best so far is kept as {FILE_NAME}")
         except Exception as error:
-            log.say(f"step {done}: the best backbone was not kept, training goes on: {_line(error)}")
+            log.say(f"step {done}: the best backbone was not kept, training goes on: {in_a_line(error)}")
         if words:
             log.say(f"step {done}: probes: {', '.join(words)}; {perf_counter() - started:.3g} s")
         return {f"probe/{NAMES[kind]}": value for kind, value in scores.items()}
@@ -92,6 +92,7 @@ class Probes:
         return True
 
 
-def _line(error: Exception) -> str:
+def in_a_line(error: Exception) -> str:
+    """What went wrong, for the log."""
     text = " ".join(str(error).split())[:300]
     return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from densessl.errors import UserError
 
 KINDS = ("segmentation", "detection", "classification")  # folders of a run
-FILE = "results.json"
+FILE, SHEET = "results.json", "pictures.png"
 TITLES = {"miou": "mIoU", "boundary_miou": "boundary mIoU", "frequency_weighted_iou": "fw IoU", "linear": "linear"}
 
 
@@ -20,6 +20,7 @@ class Result(NamedTuple):
     seeds: str
     scores: dict[str, str]  # per cent
     classes: dict[str, str]
+    sheet: Path | None = None  # of pictures, beside it
 
 
 def of_folder(folder: Path, remarks: list[str]) -> list[Result]:
@@ -54,7 +55,9 @@ def _read(path: Path) -> Result:
         groups = {key: given[key] for key in ("scores", "top5", "box", "mask") if isinstance(given.get(key), dict)}
         scores = {_title(group, key): _cell(value) for group, found in groups.items() for key, value in found.items()}
         classes = {str(key): _cell(value) for key, value in given.get("class_iou", {}).items()}
-        return Result(about, str(given["name"]), ", ".join(map(str, seeds)), scores, classes)
+        sheet = path.resolve().with_name(SHEET)
+        found = Result(about, str(given["name"]), ", ".join(map(str, seeds)), scores, classes)
+        return found._replace(sheet=sheet if sheet.is_file() else None)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path}: no {FILE} of eval-seg, eval-det or eval-cls ({type(error).__name__}: {error})"

@@ -113,6 +113,15 @@ def _skipped(run: Run, now: float) -> str:
     return f"{run.skipped} that were not finite" if run.skipped else "none"
 
 
+def best(run: Run) -> str:
+    """Which backbone was the best by a probe: as in "after step 90, linear_miou of my/masks 41.3%"."""
+    try:
+        probe, score = str(run.best["probe"]).split(", probe_")[0], float(run.best["score"])
+    except (KeyError, TypeError, ValueError):
+        return ""
+    return f"after step {run.best.get('step')}, {probe} {score:.1%}"
+
+
 FACTS: dict[str, Callable[[Run, float], str]] = {
     "state": lambda run, now: ending(run, now).text,
     "method": _method,
@@ -127,5 +136,7 @@ FACTS: dict[str, Callable[[Run, float], str]] = {
     "time": _times,
     "loss": _last_loss,
     "skipped steps": _skipped,
+    "unreadable pictures": lambda run, now: str(len(run.unreadable) or ""),
+    "best by a probe": lambda run, now: best(run),
     "folder": lambda run, now: str(run.folder),
 }

@@ -8,7 +8,8 @@ import shlex
 from pathlib import Path
 from typing import NamedTuple
 
-from densessl.report.records import BACKBONE, CONFIG, Run
+from densessl.report.facts import best
+from densessl.report.records import BACKBONE, BEST, CONFIG, Run
 
 PLAIN = re.compile(r"[\w./-]+")  # a value that YAML reads as it stands
 
@@ -44,10 +45,16 @@ def instructions(run: Run) -> list[Instruction]:
         "with torch.no_grad():\n"
         "    maps = backbone((pictures - mean) / std)  # of the four stages, finest first"
     )
+    chosen = best(run)
+    load_best = Instruction(
+        f"Or the best one by its probe: {chosen}",
+        f"from densessl.backbone_file import find_backbone\n\nbackbone = find_backbone({str(run.folder / BEST)!r})",
+    )
     data = shlex.quote(str(run.values.get("data.path", "MY_PICTURES")))
     return [
         *found,
         Instruction("Load the backbone", load),
+        *([load_best] if chosen else []),
         Instruction("Measure its maps, random weights beside", f"densessl eval-seg {folder} {network} --data MY_MASKS"),
         Instruction("Measure its pooled vectors", f"densessl eval-cls {folder} {network} --data MY_CLASSES"),
         Instruction("See what it sees", f"densessl visualize {folder} {network} --data {data} --out seen"),

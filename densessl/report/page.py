@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import yaml
 
 from densessl import __version__
-from densessl.report import chart, health
+from densessl.report import chart, collection, health
 from densessl.report.ending import ending
 from densessl.report.evaluations import Result, tables
 from densessl.report.facts import differences, rows
@@ -15,6 +15,8 @@ from densessl.report.instructions import instructions
 from densessl.report.quantities import Group, curve, drawn, groups, title
 from densessl.report.records import Run, Said
 from densessl.report.script import SCRIPT
+from densessl.report.sheets import STYLE as OF_SHEETS
+from densessl.report.sheets import sheets
 from densessl.versions import versions
 from densessl.visual import page as common
 from densessl.visual.figure import Figure
@@ -32,12 +34,13 @@ section > p.lead { max-width: 46rem; } .said { margin: 0; padding: 0; list-style
 pre { background: var(--ground); border: 1px solid var(--line); border-radius: .35rem; padding: .5rem .7rem;
   overflow-wrap: anywhere; }
 .facts td { overflow-wrap: anywhere; } .facts td:first-child { white-space: nowrap; }
-.measures td { white-space: nowrap; } .scroll + details, .charts + details { margin-top: .9rem; }
+.measures td { white-space: nowrap; } .scroll + details, .scroll + .scroll, .charts + details { margin-top: .9rem; }
 .several td:first-child { min-width: 7rem; } .several td { min-width: 11rem; }
 @media (max-width: 40rem) { .facts td:first-child { white-space: normal; } .facts td:last-child { min-width: 12rem; } }
 """
     + chart.STYLE
     + health.STYLE
+    + OF_SHEETS
 )
 SHOWN = 30  # lines that were said, at the beginning and at the end each
 
@@ -48,6 +51,7 @@ def report(
     now: float,
     command: str,
     results: Sequence[Result] = (),
+    checks: Sequence[collection.Check] = (),
     figures: Sequence[Figure] = (),
     remarks: Sequence[str] = (),
 ) -> str:
@@ -57,6 +61,8 @@ def report(
     parts: list[tuple[str, str, str]] = [("what", "What was run", _what(runs, now))]
     if len(runs) > 1:
         parts.append(("differences", "Differences", _differences(runs)))
+    if pictures := collection.shown(runs, checks):
+        parts.append(("pictures", "The pictures it learnt from", pictures))
     parts.append(("health", "Health", _health(runs, embeddings)))
     parts += [
         (f"curves{number}", group.title, _legend(runs) + _charts(runs, group.names) + _ends(runs, group.names))
@@ -199,7 +205,7 @@ def _scores(results: Sequence[Result]) -> str:
         if about.startswith("IoU of each class"):
             parts.append(f"<details><summary>{escaped(about)}</summary>{inner}</details>")
         else:
-            parts.append(f"<h3>{escaped(about)}</h3>{inner}")
+            parts.append(f"<h3>{escaped(about)}</h3>{inner}{sheets(results, about)}")
     note = "Per cent, ± standard deviation over seeds, [interval over pictures]."
     return f'<p class="pale">{note}</p>' + "\n".join(parts)
 

@@ -1,4 +1,4 @@
-"""What the runs' backbones see: main components and matches, random weights of the same networks beside them."""
+"""What the runs' backbones see: main components and matches, at some steps, or random weights beside them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from densessl.backbone_file import load_backbone
 from densessl.backbones import Backbone
 from densessl.config import load_config
 from densessl.errors import UserError
+from densessl.probes.watched import FOLDER
 from densessl.report.records import BACKBONE, Run
+from densessl.visual import over_time, watched
 from densessl.visual.figure import Figure
 from densessl.visual.gallery import Wishes, gallery
 from densessl.vit import network
@@ -32,6 +34,22 @@ def figures(runs: dict[str, Run], wanted: Wanted, remarks: list[str]) -> Sequenc
     """What can't be drawn is a remark. Raises UserError where ``wanted.data`` was given and can't be used."""
     if not wanted.pictures:
         return []
+    formed = _formed(runs, wanted.pictures, remarks)
+    if formed and len(runs) == 1 and wanted.data is None:  # the first and the last step are in it
+        return formed
+    return [*formed, *_beside(runs, wanted, remarks)]
+
+
+def _formed(runs: dict[str, Run], most: int, remarks: list[str]) -> list[Figure]:
+    found: list[Figure] = []
+    for number, (label, run) in enumerate(runs.items(), 1):
+        if kept := watched.read(run.folder / FOLDER, remarks):
+            several: dict[str, str] = {"of": f", {label}", "mark": f"-{number}"} if len(runs) > 1 else {}
+            found += over_time.figures(kept, start=run.begun.start if run.begun else "", most=most, **several)
+    return found
+
+
+def _beside(runs: dict[str, Run], wanted: Wanted, remarks: list[str]) -> Sequence[Figure]:
     first = next(iter(runs.values()))
     path = wanted.data or str(first.values.get("data.path", ""))
     if wanted.data is None and "://" in path:
@@ -42,7 +60,7 @@ def figures(runs: dict[str, Run], wanted: Wanted, remarks: list[str]) -> Sequenc
         if not backbones:
             return []
         cfg = first.config or load_config(RECIPE)
-        size = wanted.size or max(224, 2 * cfg.views.large.size)
+        size = wanted.size or watched.usual_size(cfg.views)
         wishes = Wishes(cfg.views, ("pca", "matches"), (size,), pictures=wanted.pictures, matched=MATCHED)
         found = gallery(backbones, path, wishes)
     except UserError as error:

@@ -16,8 +16,11 @@ TITLES = {
     "pictures_per_s": "pictures a second",
     "data_wait": "share of the time spent waiting for pictures",
     "memory_gib": "peak memory of a process, GiB",
+    "probe/linear_miou": "linear segmentation, mIoU",
+    "probe/dense_knn_miou": "segmentation by nearest places, mIoU",
+    "probe/knn_accuracy": "classes by nearest pictures, accuracy",
 }
-PREFIXES = {"probe": "Probes"}
+PREFIXES = {"probe": "Probes: scores on labelled pictures"}
 COURSE = ("pictures_per_s", "data_wait", "memory_gib")
 NOUNS = {
     "global": "Embeddings of whole views (global)",

@@ -16,9 +16,11 @@ from densessl.config import Config, load_config
 from densessl.config_file import read_values
 from densessl.errors import UserError
 
-CONFIG, METRICS, SAID, BACKBONE = "config.yaml", "metrics.jsonl", "log.txt", "backbone.safetensors"
+CONFIG, METRICS, SAID = "config.yaml", "metrics.jsonl", "log.txt"
+BACKBONE, BEST = "backbone.safetensors", "backbone_best.safetensors"
 LINE = re.compile(r"(\d{4}-\d\d-\d\dT\S+) (.*)")
 PROGRESS = re.compile(r"step \d+/\d+  left ")  # what metrics.jsonl says as well
+UNREADABLE = "unreadable picture skipped: "
 BEGUN = re.compile(r"from (.+); (\d+) steps of (\d+) of (\d+) pictures; (\d+) process\(es\) on (.+)$")
 Record = Mapping[str, float | None]
 
@@ -47,12 +49,14 @@ class Run(NamedTuple):
     config: Config | None
     records: list[Record]  # a line of metrics each, by rising step; None: not finite
     late: dict[str, float]  # medians of the last quarter of the measures, by which a run is judged (health.verdict)
-    said: list[Said]  # without progress
+    said: list[Said]  # without progress and unreadable pictures
+    unreadable: list[str]  # path and reason of each
     begun: Begun | None
     times: tuple[str, str] | None  # of the first and the last line that was said
     written: float  # seconds since 1970: the last change of metrics or log
     states: list[int]  # steps after which a state was saved and is still there
     facts: dict[str, Any]  # of the backbone file; empty without one
+    best: dict[str, Any]  # of the best one by a probe
     remarks: list[str]  # what is missing or damaged
 
     @property
@@ -106,12 +110,14 @@ def read_run(folder: Path) -> Run:
         config,
         records,
         _late(records),
-        [line for line in lines if not PROGRESS.match(line.text)],
+        [line for line in lines if not PROGRESS.match(line.text) and not line.text.startswith(UNREADABLE)],
+        list(dict.fromkeys(each.text.removeprefix(UNREADABLE) for each in lines if each.text.startswith(UNREADABLE))),
         begun,
         (times[0], times[-1]) if times else None,
         max(path.stat().st_mtime for path in files),
         states,
         _facts(folder / BACKBONE, remarks),
+        _facts(folder / BEST, remarks) if (folder / BEST).is_file() else {},
         remarks,
     )
 

@@ -1,9 +1,9 @@
 """The run folder: what is in it, and engine states that are complete or absent.
 
-RUN/config.yaml, metrics.jsonl, tensorboard/, backbone.safetensors, the best one by a probe, and state/stepNNNNNNN/ with
-the engine's files and a manifest, with a checksum of its own. A state is written aside, flushed, hashed and only then
-renamed to its name, so that a crash at any moment leaves the one before. Random numbers and the loader's place are not
-in it: they follow from seed and step.
+RUN/config.yaml, metrics.jsonl, tensorboard/, backbone.safetensors, the best one by a probe, watched/ with
+what the report draws of how features formed, and state/stepNNNNNNN/ with the engine's files and a manifest, with a
+checksum of its own. A state is written aside, flushed, hashed and only then renamed to its name, so that a crash at any
+moment leaves the one before. Random numbers and the loader's place are not in it: they follow from seed and step.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from densessl.config_file import flat
 from densessl.errors import UserError
 from densessl.files import aside
 from densessl.probes.best import FILE_NAME as BEST
+from densessl.probes.watched import FOLDER
 from densessl.training import distributed
 from densessl.training.sinks import IDS
 from densessl.versions import versions
@@ -45,6 +46,7 @@ CONTENTS = (
     "tensorboard",
     FILE_NAME,
     BEST,
+    FOLDER,
     "state",
     "skipped",
     "wandb",
@@ -53,7 +55,7 @@ CONTENTS = (
 SUM = "manifest.sha256"
 # Keys that may differ on resuming. Any other would make the run another one.
 HARMLESS = {"name", "run", "threads", "log_every", "save_every", "keep", "keep_every", "max_skips", "timeout"}
-HARMLESS |= {"health_every", "data.workers", "data.unreadable"}
+HARMLESS |= {"health_every", "watched", "data.workers", "data.unreadable"}
 HARMLESS |= {"log_to", *(f"probes.{key}" for key in ProbesConfig.model_fields)}
 HARMLESS |= {"zero", "micro_batch", "compile", "backbone.checkpointing"}  # another rounding, at most
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 SAID = "log.txt"
+ONCE = ("unreadable picture skipped: ", "odd name: ")  # what a run that is resumed would say again
 WAITING = 0.05
 APART = ("health/", "probe/")  # what has words of its own
 SHOWN = ("loss", "lr", "pictures_per_s", "data_wait")  # by name and unit of their own
@@ -63,6 +65,21 @@ class Pace:
         return pace
 
 
+class _Warnings(logging.Handler):
+    """Of unreadable pictures and dead workers, which the console has from elsewhere; each picture once a run."""
+
+    def __init__(self, write: Callable[[str], None], file: Path) -> None:
+        super().__init__(logging.WARNING)
+        self._write, self._named = write, set[str]()
+        with suppress(OSError), file.open(errors="replace") as lines:
+            texts = (line.rstrip("\n").partition(" ")[2] for line in lines)
+            self._named = {text for text in texts if text.startswith(ONCE)}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if (text := record.getMessage()) not in self._named:
+            self._write(text)
+
+
 class Log:
     """The first process speaks, the others have a Log that keeps silent.
 
@@ -85,6 +102,8 @@ class Log:
             self._bar = tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True)
             self._terms = tqdm(bar_format="{desc}", position=1, dynamic_ncols=True)
         self._open(done)
+        self._warnings = _Warnings(self._write_down, self._run / SAID)
+        logging.getLogger("densessl").addHandler(self._warnings)
 
     def _open(self, done: int) -> None:
         self._sinks: dict[str, Sink] = {METRICS: JsonLines(self._run, done)}
@@ -108,12 +127,15 @@ class Log:
         """To the console and, with the time, to RUN/log.txt."""
         if not self._first:
             return
-        with suppress(OSError), (self._run / SAID).open("a") as file:
-            file.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {text}\n")
+        self._write_down(text)
         if self._bar is None:
             print(text, file=sys.stderr, flush=True)
         else:
             self._bar.write(text, file=sys.stderr)
+
+    def _write_down(self, text: str) -> None:
+        with suppress(OSError), (self._run / SAID).open("a") as file:
+            file.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {text}\n")
 
     def advance(self) -> None:
         if self._first and self._bar is not None:
@@ -154,6 +176,7 @@ class Log:
         if not self._first:
             return
         self._close()
+        logging.getLogger("densessl").removeHandler(self._warnings)
         if self._bar is not None:
             self._bar.close()
             self._terms.close()

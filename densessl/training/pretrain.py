@@ -23,6 +23,7 @@ from densessl.data.waiting import advice
 from densessl.errors import UserError
 from densessl.health.health import Health
 from densessl.probes.probes import Probes
+from densessl.probes.watched import Watching
 from densessl.training import checkpoint, distributed, sinks
 from densessl.training.assembly import assemble
 from densessl.training.engine import connect
@@ -117,6 +118,7 @@ def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> P
 
     # --- the loop ---
     health = Health(cfg, steps, log)
+    watching = Watching(cfg, loader.images, steps, device, done)
     to_device = ToDevice(device, cfg.data.mean, cfg.data.std)
     failed = 0  # saves in a row
     stopping = False
@@ -126,6 +128,7 @@ def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> P
         stop_on_signal() as signals,
         logging_redirect_tqdm([logging.getLogger("densessl")]),
     ):
+        watching.look(method.backbone, done, log)
         while done < steps and not stopping:  # once, unless the run goes back
             pace = Pace(cfg.batch, done)
             for step, given in pace.watch(loader.from_step(done, steps)):
@@ -158,7 +161,9 @@ def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> P
                     means = distributed.mean_over_processes(values)
                     found = means | {"lr": lr} | pace.read(done, device) | health.read()
                     with pace.paused():
-                        found |= {} if stopping else probes.measure(method.backbone, done, log)
+                        if not stopping:
+                            watching.look(method.backbone, done, log)
+                            found |= probes.measure(method.backbone, done, log)
                     log.write(done, found)
                 saving = stopping or due(done, cfg.save_every, steps)
                 if saving:
@@ -166,6 +171,7 @@ def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> P
                 if recovery.too_many:
                     done, said = recovery.go_back(engine, step)
                     log.go_back(done)
+                    watching.go_back(done)
                     for line in said:
                         log.say(line)
                     saved = done

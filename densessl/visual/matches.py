@@ -39,6 +39,14 @@ PLAIN = PhotometricConfig(
 )
 
 
+class Pair(NamedTuple):
+    """Two views (h, w, C), their maps (C, h, w), and where they lie, (2, 3) each."""
+
+    views: Sequence[np.ndarray]
+    maps: Sequence[Tensor]
+    affines: Sequence[Tensor]
+
+
 class Matched(NamedTuple):
     """K matches: cells of the first view's map and of the second's, and two distances."""
 
@@ -121,6 +129,7 @@ def drawn(views: Sequence[np.ndarray], found: Matched, grids: Sequence[Sequence[
     return np.array(drawing)
 
 
+PLAINLY, COLOURED = "without its changes of colour", "with its changes of colour"
 CAPTION = (
     "VICRegL pulls together the features of places that belong together in two views of one picture: those that lie at "
     "the same place (by location), and those whose features are nearest (by feature). The views are those that "
@@ -152,10 +161,9 @@ def figure(
     ``pictures`` have name, index, and (h, w, C) as each backbone reads them. Raises UserError where
     views are too small for a network.
     """
-    rows, tables = [], []
-    near = {column: [0, 0, 0.0] for column in ("location", *backbones)}
+    rows = []
     for title_of, index, read in pictures:
-        row: list[Tile] = []
+        first, pairs = np.empty(0), dict[str, Pair]()
         for column, backbone in backbones.items():
             crops = two_views(
                 views, read[column], index, seed=seed, pixels=pixels[column], photometric=photometric or PLAIN
@@ -167,37 +175,55 @@ def figure(
                 )
             maps = [map_of(backbone, crop.image)["last"] for crop in crops]
             affines = [torch.from_numpy(crop.affine) for crop in crops]
-            if not row:
-                row = [_outlines(title_of, read[column], crops)]
-            for by in ("location", "feature")[len(row) > 1 :]:
-                found = matched(maps[0], maps[1], affines, count, by)
-                what = "location" if by == "location" else column
-                said = f"{found.near} of {len(found.a)} within a cell"
-                alt = f"{title_of}: two views and the matches {_by(what)}, {said}"
-                image = drawn([crop.image for crop in crops], found, [m.shape[1:] for m in maps])
-                row.append(Tile(image, alt, f"{_by(what)}: {said}"))
-                tables.append(_table(f"{title_of}, {_by(what)}", found, maps[0].shape[2], maps[1].shape[2]))
-                for n, add in enumerate((found.near, len(found.a), found.chance * len(found.a))):
-                    near[what][n] += add
+            first = first if pairs else outlines(read[column], crops)
+            pairs[column] = Pair([crop.image for crop in crops], maps, affines)
+        rows.append((title_of, first, pairs))
+    return figure_of(rows, title=title, count=count, name=name, how=COLOURED if photometric else PLAINLY)
+
+
+def figure_of(
+    pictures: Sequence[tuple[str, np.ndarray, Mapping[str, Pair]]],
+    *,
+    title: str,
+    count: int = 20,
+    name: str = "matches",
+    how: str = PLAINLY,
+) -> Figure:
+    """As `figure`, of maps: of each picture its name, it with the views outlined, and by column the pair of views.
+
+    ``how`` says in the caption what was done to the views.
+    """
+    rows, tables = [], []
+    near: dict[str, list[float]] = {}
+    for title_of, first, pairs in pictures:
+        row = [Tile(first, f"{title_of} with both views outlined", f"{title_of}, both views (m: mirrored)")]
+        for what, (views, maps, affines) in {"": next(iter(pairs.values())), **pairs}.items():  # "": by location
+            found = matched(maps[0], maps[1], affines, count, "feature" if what else "location")
+            said = f"{found.near} of {len(found.a)} within a cell"
+            alt = f"{title_of}: two views and the matches {_by(what)}, {said}"
+            row.append(Tile(drawn(views, found, [m.shape[1:] for m in maps]), alt, f"{_by(what)}: {said}"))
+            tables.append(_table(f"{title_of}, {_by(what)}", found, maps[0].shape[2], maps[1].shape[2]))
+            sums = near.setdefault(what, [0, 0, 0.0])
+            for n, add in enumerate((found.near, len(found.a), found.chance * len(found.a))):
+                sums[n] += add
         rows.append(row)
-    changed = "with its changes of colour" if photometric else "without its changes of colour"
     facts = [
         f"{_by(what)}: {hits} of {total} matches lie within one cell; partners taken at random would {chance:.1f}"
         for what, (hits, total, chance) in near.items()
     ]
     bar = Bar(FALLING, "0", f"{FAR:g} cells or more", "apart in the picture")
-    texts = [text.format(count=count, photometric=changed) for text in CAPTION]
+    texts = [text.format(count=count, photometric=how) for text in CAPTION]
     return Figure(name, title, texts, rows, facts, bar, tables=tables, side=2 * SIDE + BETWEEN)
 
 
 def _by(what: str) -> str:
-    return "by location" if what == "location" else f"by feature, {what}"
+    return f"by feature, {what}" if what else "by location"
 
 
-def _outlines(name: str, picture: np.ndarray, crops: Sequence[Crop]) -> Tile:
+def outlines(picture: np.ndarray, crops: Sequence[Crop]) -> np.ndarray:
+    """(h, w, 3) uint8: a picture (h, w, C) with its crops outlined."""
     seen = [Seen(as_rgb(crop.image), crop.affine, True) for crop in crops]
-    image = outlined(picture, seen, SIDE, 2 * SIDE + BETWEEN)
-    return Tile(image, f"{name} with both views outlined", f"{name}, both views (m: mirrored)")
+    return outlined(picture, seen, SIDE, 2 * SIDE + BETWEEN)
 
 
 def _table(title: str, found: Matched, width: int, other: int) -> Table:

@@ -65,7 +65,8 @@ pre { white-space: pre-wrap; margin: .5rem 0; }
 @media print { :root { --ground: #fff; --card: #fff; --ink: #000; --pale: #444; --line: #ccc; --accent: #000;
     color-scheme: light; }
   main { max-width: none; padding: 0; } nav { display: none; } section { border: 0; padding: 1rem 0; }
-  .row, tr, .bar { break-inside: avoid; } h2 { break-after: avoid; } }
+  figure, tr, .bar { break-inside: avoid; } h2, h3 { break-after: avoid; }
+  details:not([open]) { display: none; } summary { list-style: none; color: var(--pale); } }
 """
 
 

@@ -126,15 +126,23 @@ def figure(
 ) -> Figure:
     """One row a picture (name, (h, w, 3) uint8), one column a backbone's maps of them."""
     found = {column: coloured(maps, scale, side) for column, maps in columns.items()}
+    facts = [_said(*each, scale, bool(side)) for each in found.items()]
+    return Figure(name, title, CAPTION, tiles(shown, found, how), facts)
+
+
+def tiles(
+    shown: Sequence[tuple[str, np.ndarray]], columns: Mapping[str, Coloured], how: str = "nearest"
+) -> list[list[Tile]]:
+    """Rows of a figure: the picture, and its colours in each column."""
     rows = []
     for i, (title_of, image) in enumerate(shown):
         row = [shown_tile(title_of, image)]
-        for column, colours in found.items():
+        for column, colours in columns.items():
             values = colours.maps[i]
             alt = f"{title_of} by the three main components of {column}'s features"
             row.append(Tile(picture(values, image.shape[0], image.shape[1], how), alt, f"{column}, {cells(values)}"))
         rows.append(row)
-    return Figure(name, title, CAPTION, rows, [_said(*each, scale, bool(side)) for each in found.items()])
+    return rows
 
 
 def _said(column: str, found: Coloured, scale: str, cut: bool) -> str:

@@ -35,14 +35,25 @@ class Files:
         self._count = int(index.notes["pictures"])
         marks = slice(*index.notes["marks"])
         self._paths, self._marks = index.data[: marks.start], index.data[marks].view(np.int64)
+        self._searched = index.data[marks.stop :]
+        self._last = (-1, "")  # asked for: number and path
 
     def __len__(self) -> int:
         return self._count
 
     def path(self, i: int) -> str:
-        mark, place = divmod(i, STEP)
-        paths = self._paths[self._marks[mark] : self._marks[mark + 1]].tobytes().split(b"\0")
-        return os.path.join(self.root, os.fsdecode(paths[place]))
+        last, path = self._last
+        if last != i:
+            mark, place = divmod(i, STEP)
+            paths = self._paths[self._marks[mark] : self._marks[mark + 1]].tobytes().split(b"\0")
+            path = os.path.join(self.root, os.fsdecode(paths[place]))
+            self._last = i, path
+        return path
+
+    def odd_folders(self) -> list[str]:
+        """Those that are called like pictures. They are searched like others."""
+        names = (name[:-1] for name in self._searched.tobytes().split(b"\0"))
+        return [os.path.join(self.root, os.fsdecode(name)) for name in names if name.lower().endswith(ENDINGS)]
 
     def stored(self, i: int) -> bytes:
         """The whole file. Raises Unreadable."""
@@ -55,7 +66,7 @@ class Files:
 
 def whole_file(path: str) -> bytes:
     """Raises OSError, also for a pipe, whose opening would wait for a writer, and a device, which may never end."""
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+    with open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError("no file, but a pipe or a device")
         return file.read()
