@@ -7,8 +7,11 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -187,6 +190,19 @@ def test_several_runs_stand_side_by_side_with_what_differs(tmp_path: Path) -> No
 # --- how far it has come ----------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def holding(lock: Path) -> Iterator[None]:
+    """As a process that trains."""
+    code = (
+        "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX); print(flush=True); input()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline()
+        yield
+        process.communicate(b"\n")
+
+
 def test_a_run_that_goes_was_stopped_or_was_killed_is_reported_as_such(tmp_path: Path) -> None:
     records = curve(FALLING)
     going = made_run(tmp_path / "going", records, steps=90, end=None)
@@ -196,6 +212,8 @@ def test_a_run_that_goes_was_stopped_or_was_killed_is_reported_as_such(tmp_path:
     killed = ending(read_run(going), written + 1000)
     assert (killed.word, "40 of 90 steps are logged" in killed.text) == ("broken off", True)
     assert "--resume goes on from step 35" in killed.text
+    with holding(going / ".lock"):
+        assert "its process is there" in ending(read_run(going), written + 1000).text
     slow = [{**record, "pictures_per_s": 0.1} for record in records]  # ten steps of 32 pictures in 3200 s
     (going / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in slow))
     assert ending(read_run(going), written + 10_000).word == "going"

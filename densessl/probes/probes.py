@@ -46,7 +46,7 @@ class Probes:
         self._best = Best(Path(self._cfg.run), label(probes, probes.deciding))
 
     def due(self, done: int) -> bool:
-        """Among the steps that are logged: the first after each ``every`` epochs, and the last of the run."""
+        """The start; of the steps that are logged the first after each ``every`` epochs; the last of the run."""
         return bool(self._cfg.probes.running) and (done % self._every < self._cfg.log_every or done == self._steps)
 
     def measure(self, backbone: Backbone, done: int, log: Log) -> dict[str, float]:

@@ -53,6 +53,7 @@ CONTENTS = (
     *IDS.values(),
 )
 SUM = "manifest.sha256"
+LOCK = ".lock"  # of a run folder; held by the process that writes it
 # Keys that may differ on resuming. Any other would make the run another one.
 HARMLESS = {"name", "run", "threads", "log_every", "save_every", "keep", "keep_every", "max_skips", "timeout"}
 HARMLESS |= {"health_every", "watched", "data.workers", "data.unreadable"}
@@ -90,7 +91,7 @@ def _hold(run: Path) -> None:
     global _held
     if _held is not None:
         os.close(_held)
-    _held = os.open(run / ".lock", os.O_RDWR | os.O_CREAT)
+    _held = os.open(run / LOCK, os.O_RDWR | os.O_CREAT)
     try:
         fcntl.lockf(_held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

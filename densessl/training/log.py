@@ -142,7 +142,29 @@ class Log:
             self._bar.update()
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """``values`` after ``step`` steps: loss, lr, what Pace reads, and anything else."""
+        """``values`` after ``step`` steps, where figures go and to the console: loss, lr, what Pace reads, and more."""
+        if not self._first:
+            return
+        self.figures(step, values)
+        self._intervals += 1
+        if self._advice and self._intervals > 1 and values["data_wait"] > WAITING:
+            self.say(self._advice)
+            self._advice = ""
+        now = (
+            f"loss {values['loss']:.4g}  lr {values['lr']:.3g}  {values['pictures_per_s']:.4g} pictures/s  "
+            f"waiting for data {values['data_wait']:.0%}"
+        )
+        plain = {name: value for name, value in values.items() if name not in SHOWN and not name.startswith(APART)}
+        terms = "  ".join(f"{name} {value:.3g}" for name, value in plain.items()) + short(values)
+        if self._bar is not None:
+            self._bar.set_postfix_str(now, refresh=False)
+            self._terms.set_description_str(terms)
+            return
+        left = timedelta(seconds=round((self._steps - step) * self._batch / values["pictures_per_s"]))
+        self.say(f"step {step}/{self._steps}  left {left}  {now}  {terms}")
+
+    def figures(self, step: int, values: dict[str, float]) -> None:
+        """Any ``values`` after ``step`` steps, without a word."""
         if not self._first:
             return
         known = {name: value if math.isfinite(value) else None for name, value in values.items()}
@@ -155,22 +177,6 @@ class Log:
                     del self._sinks[name]
                     more = ", and no more will be"
                 self.say(f"the figures of step {step} were not written to {name}{more}: {error}")
-        now = (
-            f"loss {values['loss']:.4g}  lr {values['lr']:.3g}  {values['pictures_per_s']:.4g} pictures/s  "
-            f"waiting for data {values['data_wait']:.0%}"
-        )
-        self._intervals += 1
-        if self._advice and self._intervals > 1 and values["data_wait"] > WAITING:
-            self.say(self._advice)
-            self._advice = ""
-        plain = {name: value for name, value in values.items() if name not in SHOWN and not name.startswith(APART)}
-        terms = "  ".join(f"{name} {value:.3g}" for name, value in plain.items()) + short(values)
-        if self._bar is not None:
-            self._bar.set_postfix_str(now, refresh=False)
-            self._terms.set_description_str(terms)
-            return
-        left = timedelta(seconds=round((self._steps - step) * self._batch / values["pictures_per_s"]))
-        self.say(f"step {step}/{self._steps}  left {left}  {now}  {terms}")
 
     def close(self) -> None:
         if not self._first:

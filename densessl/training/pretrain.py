@@ -129,6 +129,8 @@ def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> P
         logging_redirect_tqdm([logging.getLogger("densessl")]),
     ):
         watching.look(method.backbone, done, log)
+        if not done and (found := probes.measure(method.backbone, 0, log)):  # what training starts from
+            log.figures(0, found)
         while done < steps and not stopping:  # once, unless the run goes back
             pace = Pace(cfg.batch, done)
             for step, given in pace.watch(loader.from_step(done, steps)):
