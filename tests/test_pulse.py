@@ -121,12 +121,12 @@ def test_work_of_all_is_no_hanging(tmp_path: Path) -> None:
 def in_two_processes(rank: int, folder: Path) -> dict[str, Any]:
     """Work long enough to be found behind in: what `on_first_slowly` gives, and how `on_first` fails."""
     store = f"file://{folder}/store"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=timedelta(seconds=2))
-    distributed.watch(2 / 60)
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=timedelta(seconds=4))
+    distributed.watch(4 / 60)
     done = [distributed.on_first_slowly(work, 9) for work in (slow, as_if_ours())]
     distributed.unwatch()
     try:
-        distributed.on_first(slow, 4)
+        distributed.on_first(slow, 8)
     except Exception as error:
         return {"done": done, "error": str(error)}
     return {"done": done, "error": ""}
