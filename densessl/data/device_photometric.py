@@ -71,7 +71,7 @@ class Draw(Photometric):
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, Sequence[float]]:
         """Draws from `rng` what Photometric would."""
         change = self.draw(rng)
-        half = [1.0] if change.kernel is None else change.kernel[len(change.kernel) // 2 :].tolist()
+        half = change.half or [1.0]
         half += [0.0] * (self.taps - len(half))
         return image, numbers(change.jitter, change.grey, change.solarise, half)
 

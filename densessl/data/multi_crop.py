@@ -82,7 +82,8 @@ class Plan:
         if smaller == 1 and not whole:  # it heard of none, or of a broken one that this stands in for
             self._draw(*picture.shape[:2])
         for affine, (size, _, photometric) in zip(self.drawn, self.crops.crops, strict=True):
-            yield Crop(*photometric(take_view(picture, affine / smaller, size), self.rng), affine)
+            here = affine / smaller if smaller > 1 else affine
+            yield Crop(*photometric(take_view(picture, here, size), self.rng), affine)
 
     def _draw(self, height: int, width: int) -> None:
         crops, self.size = self.crops, (height, width)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -44,7 +45,7 @@ class Change(NamedTuple):
     # Brightness, contrast, saturation: a factor; hue: a share of a turn; in their order.
     jitter: list[tuple[str, float]]
     grey: bool
-    kernel: np.ndarray | None  # of the blur
+    half: list[float] | None  # of the blur's kernel: its middle, and one side
     solarise: bool
 
 
@@ -74,8 +75,8 @@ class Photometric:
             for i in sorted(range(4), key=shares[4:].__getitem__):
                 name, low, high = self.ranges[i]
                 changes.append((name, low + (high - low) * shares[i]))
-        kernel = self._kernel(sigma) if blur < self.blur_p else None
-        return Change(changes, grey < self.grey_p, kernel, solarise < self.solarize_p)
+        half = self._half_kernel(sigma) if blur < self.blur_p else None
+        return Change(changes, grey < self.grey_p, half, solarise < self.solarize_p)
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, Sequence[float]]:
         """The image changed, and the row of what is left to the device: nothing."""
@@ -84,12 +85,15 @@ class Photometric:
             image = ADJUST[name](image, value)
         if change.grey:
             image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-        if change.kernel is not None:
-            image = cv2.sepFilter2D(image, -1, change.kernel, change.kernel)
+        if change.half:
+            kernel = np.array(change.half[:0:-1] + change.half)
+            image = cv2.sepFilter2D(image, -1, kernel, kernel)
         return (cv2.LUT(image, SOLARISED) if change.solarise else image), ()
 
-    def _kernel(self, share: float) -> np.ndarray:
-        """As wide as 3.5 sigma, which leaves out less than a grey level, and as the widest."""
+    def _half_kernel(self, share: float) -> list[float]:
+        """Of a Gaussian as wide as 3.5 sigma, which leaves out less than a grey level, and as the widest."""
         sigma = self.sigma[0] + (self.sigma[1] - self.sigma[0]) * share
         reach = min(self.widest // 2, int(3.5 * sigma))
-        return cv2.getGaussianKernel(2 * reach + 1, sigma).ravel()
+        half = [math.exp(-0.5 * (i / sigma) ** 2) for i in range(reach + 1)]  # a few numbers: no array is quicker
+        total = 2 * sum(half) - half[0]
+        return [each / total for each in half]
