@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import re
@@ -37,6 +38,18 @@ def processor() -> str:
 def cores() -> int:
     """Those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that tensors in RAM leave, for the next ones, as on a GPU.
+
+    The C library gives large blocks back, and the system clears every page again that the next step takes: a tenth of a
+    ResNet-50's step. Only glibc is told; the process's peak stays what it is.
+    """
+    with suppress(AttributeError):  # another library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-4, 0)  # M_MMAP_MAX: no blocks that go back when they are freed
+        mallopt(-1, -1)  # M_TRIM_THRESHOLD: never
 
 
 def free_memory(device: torch.device) -> float:

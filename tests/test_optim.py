@@ -12,7 +12,7 @@ from torch import nn
 
 from densessl.config import OptimConfig
 from densessl.errors import UserError
-from densessl.training.optim import LARS, build_optimizer, lr_at, parameter_groups, peak_lr, set_lr
+from densessl.training.optim import LARS, build_optimizer, lr_at, norms, parameter_groups, peak_lr, set_lr
 
 
 def optim(name: str = "adamw", **changes: object) -> OptimConfig:
@@ -183,6 +183,27 @@ def test_lars_equals_a_naive_loop(start: str, gradient: str, ndim: int, decay_al
         assert not np.allclose(
             expected, naive_lars(w, gradients, lrs, momentum=0.9, trust=0.001, decay=0.1, adapt=False)
         )
+
+
+def test_lars_whatever_lies_in_memory_how() -> None:
+    """torch's loop over all at once goes by addresses, and is silently wrong where gradients lie otherwise."""
+    torch.manual_seed(0)
+    w, gradients = torch.randn(4, 3, 5, 2), torch.randn(3, 4, 3, 5, 2)
+    module = nn.ParameterList([w.contiguous(memory_format=torch.channels_last)])
+    found = walked(module, build_optimizer(module, optim("lars", weight_decay=0.1)), gradients.numpy(), [0.1, 0.2, 0.3])
+    arrays = w.double().numpy(), gradients.double().numpy()
+    expected = naive_lars(*arrays, [0.1, 0.2, 0.3], momentum=0.9, trust=0.001, decay=0.1, adapt=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_norms_of_many_numbers() -> None:
+    torch.manual_seed(0)
+    large, small = torch.randn(4096, 8192), torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
+    every_other, one = torch.randn(30, 2)[:, 0], torch.tensor(-2.0)
+    tensors = [large, small, every_other, one]
+    expected = [math.sqrt(float((x.double() ** 2).sum())) for x in tensors]
+    np.testing.assert_allclose(norms(tensors), expected, rtol=1e-6)
+    assert abs(torch.linalg.vector_norm(large) / expected[0] - 1) > 1e-5  # what this is for
 
 
 def naive_sgd(w, gradients, lrs, *, decay, nesterov):

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from densessl.errors import UserError
 from densessl.training import distributed, optimizer_state
 from densessl.training.batch_norm import running_statistics
+from densessl.training.optim import norms
 
 if TYPE_CHECKING:
     from densessl.config import Config
@@ -122,7 +123,7 @@ class Engine:
             norm = self._norm_of_parts()
             self._norm = norm.where(norm >= 0, torch.nan)  # of what is not finite it is -1
         else:
-            self._norm = torch.nn.utils.get_total_norm([p.grad for p in self._weights() if p.grad is not None])
+            self._norm = torch.linalg.vector_norm(norms([p.grad for p in self._weights() if p.grad is not None]))
         return self._norm
 
     def step(self) -> None:

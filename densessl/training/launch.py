@@ -11,12 +11,12 @@ from typing import Any
 import psutil
 import torch
 
-from densessl.device import cores
+from densessl.device import cores, keep_freed_memory
 from densessl.errors import UserError
 
 
 def setup(threads: int | None = None) -> torch.device:
-    """Name this process in the environment, choose its device and its number of CPU threads.
+    """Name this process in the environment, choose its device, its number of CPU threads and what malloc keeps.
 
     The deepspeed launcher and torchrun have named it already; srun has in its own words; plain python is one process.
     Opens no connection: that is the engine's first act. Raises UserError for more processes than GPUs on this machine.
@@ -36,6 +36,7 @@ def setup(threads: int | None = None) -> torch.device:
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
+        keep_freed_memory()
     os.environ.setdefault("DS_ACCELERATOR", device.type)
     if int(os.environ["WORLD_SIZE"]) > processes_here() and (interface := _interface()):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
