@@ -92,41 +92,54 @@ class LARS(Optimizer):
             weights = [p for p in group["params"] if p.grad is not None]
             if not weights:
                 continue
-            updates = [p.grad for p in weights]  # in place: the gradients have served
-            torch._foreach_add_(updates, weights, alpha=group["weight_decay"])
-            ratios = weights[0].new_ones(len(weights))
-            if group["adapt"]:
-                ratios = group["trust"] * norms(weights) / norms(updates)
-                ratios = torch.where((ratios > 0) & ratios.isfinite(), ratios, 1.0)
             for p in weights:
                 if not self.state[p]:
                     self.state[p]["momentum"] = torch.zeros_like(p)
             momenta = [self.state[p]["momentum"] for p in weights]
-            if weights[0].device.type == "cpu":
-                _sgd(weights, updates, momenta, ratios.tolist(), group)
-                continue
-            torch._foreach_mul_(updates, list(ratios.unbind()))
-            torch._foreach_mul_(momenta, group["momentum"])
-            torch._foreach_add_(momenta, updates)
-            torch._foreach_add_(weights, momenta, alpha=-group["lr"])
+            (_on_cpu if weights[0].device.type == "cpu" else _on_gpu)(group, weights, momenta)
 
 
-def _sgd(
-    weights: list[Tensor], updates: list[Tensor], momenta: list[Tensor], ratios: list[float], group: dict[str, Any]
-) -> None:
-    """``group``'s step with ``ratios`` of the updates: by dampening, so that torch goes through memory only once."""
-    for p, update, momentum, ratio in zip(weights, updates, momenta, ratios, strict=True):
-        if update.stride() != p.stride():  # its loop takes for granted that all lie in memory alike
-            update = torch.empty_like(p).copy_(update)
+def _on_gpu(group: dict[str, Any], weights: list[Tensor], momenta: list[Tensor]) -> None:
+    """For all weights together, and without a look at a value, which would wait for the device."""
+    updates = [p.grad for p in weights if p.grad is not None]  # in place: the gradients have served
+    torch._foreach_add_(updates, weights, alpha=group["weight_decay"])
+    if group["adapt"]:
+        ratios = group["trust"] * norms(weights) / norms(updates)
+        ratios = torch.where((ratios > 0) & ratios.isfinite(), ratios, 1.0)
+        torch._foreach_mul_(updates, list(ratios.unbind()))
+    torch._foreach_mul_(momenta, group["momentum"])
+    torch._foreach_add_(momenta, updates)
+    torch._foreach_add_(weights, momenta, alpha=-group["lr"])
+
+
+def _on_cpu(group: dict[str, Any], weights: list[Tensor], momenta: list[Tensor]) -> None:
+    """The same in two readings of memory, which are all it costs; from 8192 x 8192 weights on it is a tenth of a step.
+
+    The first takes what the norm of the update follows from; the second is torch's SGD, where 1 - dampening is what the
+    update is multiplied by on its way into the momentum.
+    """
+    decay = group["weight_decay"]
+    for p, momentum in zip(weights, momenta, strict=True):
+        # torch's loop goes by addresses, so all must lie in memory alike.
+        assert p.grad is not None
+        gradient = p.grad if p.grad.stride() == p.stride() else torch.empty_like(p).copy_(p.grad)
+        ratio = 1.0
+        if group["adapt"]:
+            pieces = zip(_pieces(p), _pieces(gradient), strict=True)
+            products = torch.stack([x.dot(y) for w, g in pieces for x, y in ((w, w), (g, g), (w, g))])
+            of_weight, of_gradient, of_both = products.view(-1, 3).double().sum(0).tolist()
+            of_update = of_gradient + decay * (2 * of_both + decay * of_weight)
+            if of_weight > 0 and of_update > 0:
+                ratio = group["trust"] * math.sqrt(of_weight / of_update)
         sgd(
             [p],
-            [update],
+            [gradient],
             [momentum],
             fused=True,
             lr=group["lr"],
             momentum=group["momentum"],
             dampening=1 - ratio,
-            weight_decay=0.0,
+            weight_decay=decay,
             nesterov=False,
             maximize=False,
         )
@@ -139,8 +152,12 @@ def norms(tensors: list[Tensor]) -> Tensor:
     """
     if tensors[0].device.type != "cpu":
         return torch.stack(torch._foreach_norm(tensors))
-    flat = (x.permute(x.dim_order()).flatten() for x in tensors)  # as it lies in memory, which copies nothing
-    return torch.stack([torch.stack([part.dot(part) for part in x.split(2**18)]).sum() for x in flat]).sqrt()
+    return torch.stack([torch.stack([part.dot(part) for part in _pieces(x)]).sum() for x in tensors]).sqrt()
+
+
+def _pieces(x: Tensor) -> tuple[Tensor, ...]:
+    """All numbers of ``x`` as they lie in memory, so that nothing is copied, in pieces that fit a processor's cache."""
+    return x.permute(x.dim_order()).flatten().split(2**18)
 
 
 def peak_lr(cfg: Config) -> float:
