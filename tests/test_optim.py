@@ -196,6 +196,29 @@ def test_lars_whatever_lies_in_memory_how() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("skipped", [False, True])
+def test_lars_is_the_same_after_it_gave_the_norm_of_all_gradients(skipped: bool) -> None:
+    modules = net(), net()
+    optimizers = [build_optimizer(module, optim("lars", weight_decay=0.1)) for module in modules]
+    for step in range(3):
+        torch.manual_seed(step)
+        gradients = [torch.randn_like(p) for p in modules[0].parameters()]
+        for module, optimizer in zip(modules, optimizers, strict=True):
+            for p, gradient in zip(module.parameters(), gradients, strict=True):
+                p.grad = 2 * gradient
+            set_lr(optimizer, 0.1)
+            if module is modules[0] and skipped and step == 1:
+                optimizer.total_norm()  # of a step that is not taken
+            for p, gradient in zip(module.parameters(), gradients, strict=True):
+                p.grad = gradient.clone()
+            if module is modules[0] and (not skipped or step == 1):
+                norm = math.sqrt(sum(float((g.double() ** 2).sum()) for g in gradients))
+                assert float(optimizer.total_norm()) == pytest.approx(norm, rel=1e-6)
+            optimizer.step()
+    for a, b in zip(*(module.parameters() for module in modules), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_norms_of_many_numbers() -> None:
     torch.manual_seed(0)
     large, small = torch.randn(4096, 8192), torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from densessl.errors import UserError
 from densessl.training import distributed, optimizer_state
 from densessl.training.batch_norm import running_statistics
-from densessl.training.optim import norms
+from densessl.training.optim import LARS, norms
 
 if TYPE_CHECKING:
     from densessl.config import Config
@@ -122,6 +122,8 @@ class Engine:
         if self._engine.zero_optimization():
             norm = self._norm_of_parts()
             self._norm = norm.where(norm >= 0, torch.nan)  # of what is not finite it is -1
+        elif isinstance(self.optimizer, LARS) and not self._clip:
+            self._norm = self.optimizer.total_norm()
         else:
             self._norm = torch.linalg.vector_norm(norms([p.grad for p in self._weights() if p.grad is not None]))
         return self._norm
