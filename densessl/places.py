@@ -21,7 +21,7 @@ def _chunks(dim: int, *indices: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 def rows_at(rows: Tensor, index: Tensor) -> Tensor:
     """Rows (R, D) by an index of any shape: (..., D)."""
-    return rows.index_select(0, index.reshape(-1)).view(*index.shape, -1)
+    return rows.index_select(0, index.reshape(-1)).view(*index.shape, rows.shape[1])
 
 
 class PlaceInvariance(torch.autograd.Function):
@@ -69,8 +69,10 @@ class Spread(torch.autograd.Function):
             mine = z[:, first : first + n]
             if n < dim:
                 norm = torch.bmm(mine, z.mT, out=s).square().sum((1, 2))
-            else:
+            elif n < total:
                 norm = ((mine @ (z.mT @ z)) * mine).sum((1, 2))
+            else:
+                norm = (z.mT @ z).square().sum((1, 2))
             z.square_()
             v.copy_((ones @ z)[:, 0])
             diagonal = (v * (v if n == total else (ones[..., :n] @ mine)[:, 0])).sum(1)

@@ -216,6 +216,7 @@ def test_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [n for n, row in rows.items() if "criterion_seconds" in row] == ["1", "2"]
     places = 4 * (2 * 9 + 4)  # of four pictures
     assert rows["8"]["received_bytes"]["cells"] == 7 * places * 16 * 4
+    assert rows["8"]["received_bytes"]["gradients of cells"] == 7 * places * 16 * 4
     assert rows["8"]["received_bytes"]["embeddings"] == 7 * 4 * 3 * 32 * 4
     assert rows["2"]["received_bytes"]["gradients"] == 4 * figures["parameters"]
     assert "| 512 | 2048 |" in capsys.readouterr().out

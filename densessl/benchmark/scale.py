@@ -40,8 +40,9 @@ def measure(cfg: Config, sizes: Sizes, device: str, *, repeats: int) -> dict[str
         if n <= min(STARTED, gpus):
             found = spawned(of_real, replace(sizes, batch=n * sizes.batch), device, repeats, processes=n, threads=1)
             row |= {key: max(each[key] for each in found) for key in found[0]}
-        # A gather receives what all others have, a mean by a ring its parts twice.
+        # A gather receives what all others have, and so many gradients come back; a mean by a ring its parts twice.
         row["received_bytes"] = {key: (n - 1) * size for key, size in bytes_of.items()}
+        row["received_bytes"]["gradients of cells"] = row["received_bytes"]["cells"]
         row["received_bytes"]["gradients"] = round(2 * (n - 1) / n * 4 * weights)
     return {"processes": rows, "parameters": weights, "notes": notes}
 
@@ -80,10 +81,10 @@ def sent(sizes: Sizes) -> dict[str, int]:
 
 
 class Share:
-    """Forward and backward of one process's criterion among so many, whose rows are made up."""
+    """Forward and backward of one process's criterion among so many, whose rows are made up; nothing is sent."""
 
     def __init__(self, inputs: Embeddings, sizes: Sizes, processes: int) -> None:
-        self.inputs, self.sizes = inputs, sizes
+        self.inputs, self.sizes, self.processes = inputs, sizes, processes
         self.everyone = {}
         for key, (rows, places) in gathered(inputs, matched(inputs, sizes)).items():
             everyone = 0.5 * torch.randn(processes * len(rows), rows.shape[1], device=rows.device)
@@ -94,9 +95,13 @@ class Share:
         inputs, found = self.inputs, matched(self.inputs, self.sizes)
         terms = [invariance_of_pairs(inputs.z, inputs.z, inputs.pivots)]
         parts = gathered(inputs, found)
-        for key, (rows, places) in parts.items():
-            statistics = criteria.variance_and_covariance(rows, places, *self.everyone[key])
-            terms += [each.mean() for each in statistics]
+        statistics = criteria.variance_and_covariance(*parts["embeddings"], *self.everyone["embeddings"])
+        terms += [each.mean() for each in statistics]
+        # As densessl.divided has it: everyone's rows, at this process's share of the places.
+        rows, places = self.everyone["cells"]
+        mine = places[:, : -(-places.shape[1] // self.processes)]
+        statistics = criteria.variance_and_covariance(rows.requires_grad_(), mine)
+        torch.autograd.grad(torch.stack([each.sum() for each in statistics]).sum(), rows)
         terms += [criteria.place_invariance(parts["cells"][0], m.a, m.b).mean() for m in found]
         torch.autograd.grad(torch.stack(terms).sum(), inputs.leaves)
 
@@ -105,7 +110,7 @@ class Share:
         """GiB, about: everyone's rows and places, and the Gram matrices that the backward needs."""
         total = 0
         for rows, places in gathered(inputs, matched(inputs, sizes)).values():
-            total += processes * (2 * rows.nbytes + places.nbytes + places.numel() * len(places) * 4)
+            total += processes * (3 * rows.nbytes + places.nbytes + places.numel() * len(places) * 4)
         return total / 2**30
 
 
@@ -142,7 +147,7 @@ def of_real(sizes: Sizes, device: str, repeats: int) -> dict[str, float]:
 
 
 def tables(figures: dict[str, Any]) -> str:
-    moved = ["cells", "embeddings", "indices", "gradients"]
+    moved = ["cells", "gradients of cells", "embeddings", "indices", "gradients"]
     header = ["processes of one thread", "pictures", "criterion of one, s", "measured in all, s", "of it gathering, s"]
     rows = [
         [

@@ -92,15 +92,9 @@ def regularisers(embeddings: list[Tensor], mu: float, nu: float, gamma: float = 
 
 def variance_and_covariance(views: list[Tensor], gamma: float = 1.0) -> tuple[Tensor, Tensor]:
     """Over everyone's pictures, averaged over this process's ``views``, each (n, D)."""
-    n = len(views[0])
-    picture = torch.arange(n, device=views[0].device)[:, None]
-    v, c = everyones_statistics(torch.cat(views), picture + n * torch.arange(len(views), device=picture.device), gamma)
-    return v.mean(), c.mean()
-
-
-def everyones_statistics(rows: Tensor, places: Tensor, gamma: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Variance and covariance at each of L places over everyone's pictures: this process's rows (R, D) and where each
-    of its pictures has its places, (n, L).
-    """
+    n, rows = len(views[0]), torch.cat(views)
+    picture = torch.arange(n, device=rows.device)[:, None]
+    places = picture + n * torch.arange(len(views), device=rows.device)
     everyone, everyones_places = gather_together(rows.detach(), places + rank() * len(rows))
-    return criteria.variance_and_covariance(rows, places, everyone, everyones_places, rank() * len(places), gamma)
+    v, c = criteria.variance_and_covariance(rows, places, everyone, everyones_places, rank() * n, gamma)
+    return v.mean(), c.mean()

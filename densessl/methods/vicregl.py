@@ -10,10 +10,11 @@ from densessl import criteria
 from densessl.backbones import Backbone, pooled
 from densessl.config import Count, Positive, Share
 from densessl.data.views import Views
+from densessl.divided import everyones_statistics
 from densessl.heads import each, mlp, norm_like
 from densessl.matching import Matches, cell_centers, crop_pairs, matches, unflipped
 from densessl.method import Method
-from densessl.methods.vicreg import everyones_statistics, invariance_of_pairs, variance_and_covariance
+from densessl.methods.vicreg import invariance_of_pairs, variance_and_covariance
 from densessl.places import rows_at
 from densessl.training.distributed import gather, rank
 
@@ -111,7 +112,11 @@ class VICRegL(Method):
             sides = {name: (rows_at(rows, m.a), rows_at(rows, m.b), m.share) for name, m in found.items()}
             return {name: self._contrast(*side)[None] for name, side in sides.items()}
         # Both ways in one call, so that everyone's rows are gathered once a step.
-        statistics = everyones_statistics(rows, torch.cat([m.places for m in found.values()], 1))
+        weight = torch.cat([m.weight for m in found.values()])
+        counts = [self.weights[kind] * (kind in self.local) * weight for kind in ("variance", "covariance")]
+        statistics = everyones_statistics(
+            rows, torch.cat([m.places for m in found.values()], 1), weights=torch.stack(counts)
+        )
         parts = zip(*(values.split([len(m.weight) for m in found.values()]) for values in statistics), strict=True)
         terms = {}
         for (name, m), of_places in zip(found.items(), parts, strict=True):

@@ -156,16 +156,30 @@ def gather_together(*tensors: Tensor) -> list[Tensor]:
 
 
 @torch.no_grad()
-def total(x: Tensor) -> Tensor:
-    """The sum over all processes, in place."""
-    if world_size() > 1:
-        dist.all_reduce(x)
-    return x
+def total_own(everyone: Tensor) -> Callable[[], Tensor]:
+    """Begin to sum all processes' (processes * B, ...); a call of what this gives waits for this process's rows of the
+    sum, (B, ...).
+    """
+    if world_size() == 1:
+        return lambda: everyone
+    rows = everyone.new_empty((len(everyone) // world_size(), *everyone.shape[1:]))
+    work = dist.reduce_scatter_tensor(rows, everyone, async_op=True)
+
+    def wait() -> Tensor:
+        work.wait()
+        return rows
+
+    return wait
 
 
 def own(everyone: Tensor) -> Tensor:
     """This process's rows of what was gathered."""
     return everyone.chunk(world_size())[rank()]
+
+
+def share(n: int) -> slice:
+    """This process's of n things that are there for all: every one is somebody's, none two's."""
+    return slice(rank() * n // world_size(), (rank() + 1) * n // world_size())
 
 
 def permutation(n: int, device: torch.device) -> Tensor:
