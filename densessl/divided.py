@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from densessl import criteria
-from densessl.training.distributed import gather_together, rank, share, total_own, world_size
+from densessl.training.distributed import gather, rank, share, total_own, world_size
 
 
-def everyones_statistics(rows: Tensor, places: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+def everyones_statistics(
+    rows: Tensor, places: Tensor, everyones_rows: Callable[[], Tensor], weights: Tensor
+) -> tuple[Tensor, Tensor]:
     """Variance and covariance, (L,) each, at each of L places over everyone's pictures: this process's rows (R, D) and
-    where each of its pictures has its places, (n, L). See criteria.variance_and_covariance.
+    where each of its pictures has its places, (n, L); ``everyones_rows`` waits for everyone's, which `gathering` began
+    to send. See criteria.variance_and_covariance.
 
     A process reads everyone's rows at its share of the places alone: its own rows at all places against everyone's are
     as many products, but every process would read all there is. Values of others' places are 0 here and its own as
@@ -23,14 +27,17 @@ def everyones_statistics(rows: Tensor, places: Tensor, weights: Tensor) -> tuple
     """
     if world_size() == 1:
         return criteria.variance_and_covariance(rows, places)
-    variance, covariance = _Divided.apply(rows, places, weights)
+    variance, covariance = _Divided.apply(rows, places, everyones_rows, weights)
     return variance, covariance
 
 
 class _Divided(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, places: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
-        everyone, everyones_places = gather_together(rows, places + rank() * len(rows))
+    def forward(
+        ctx: Any, rows: Tensor, places: Tensor, everyones_rows: Callable[[], Tensor], weights: Tensor
+    ) -> tuple[Tensor, ...]:
+        everyones_places = gather(places + rank() * len(rows))
+        everyone = everyones_rows()
         everyone = everyone if everyone.dtype == torch.float64 else everyone.float()  # also to add gradients up
         weights, mine = weights.to(everyone.dtype), share(places.shape[1])
         with torch.enable_grad():
@@ -50,4 +57,4 @@ class _Divided(torch.autograd.Function):
         factor = (given * weights).sum() / weights.square().sum().clamp_min(torch.finfo(weights.dtype).tiny)
         as_said = (given - factor * weights).abs().max() <= 1e-3 * given.abs().max()
         factor = torch.where(as_said, world_size() * factor, torch.nan)
-        return (ctx.gradient() * factor).to(ctx.dtype), None, None
+        return (ctx.gradient() * factor).to(ctx.dtype), None, None, None

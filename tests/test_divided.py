@@ -11,6 +11,7 @@ from torch import Tensor
 
 from densessl import criteria
 from densessl.divided import everyones_statistics
+from densessl.training.distributed import gathering
 
 PROCESSES, N, ROWS, DIM = 3, 2, 10, 4  # pictures and rows of a process
 COUNTS = (7, 2, 40)  # places: no multiple of 3, fewer than processes, many
@@ -30,12 +31,12 @@ def process(rank: int, folder: Path) -> dict[str, Any]:
     for count in COUNTS:
         rows, places, weights = made(count)
         own = rows.chunk(PROCESSES)[rank].clone().requires_grad_()
-        values = torch.stack(everyones_statistics(own, places.chunk(PROCESSES)[rank], weights))
+        values = torch.stack(everyones_statistics(own, places.chunk(PROCESSES)[rank], gathering(own), weights))
         (gradient,) = torch.autograd.grad(8 * (values * weights).sum(), own, retain_graph=True)
         (other,) = torch.autograd.grad(values.sum(), own)
         result[str(count)] = values.detach(), gradient, other
     half = made(40)[0].chunk(PROCESSES)[rank].bfloat16().requires_grad_()
-    values = torch.stack(everyones_statistics(half, places.chunk(PROCESSES)[rank], weights))
+    values = torch.stack(everyones_statistics(half, places.chunk(PROCESSES)[rank], gathering(half), weights))
     (gradient,) = torch.autograd.grad((values * weights).sum(), half, retain_graph=True)
     result["half"] = values.detach(), gradient
     # Alone in the backward: another process that sent or waited would hang, and be told of.

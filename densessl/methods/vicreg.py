@@ -1,5 +1,6 @@
 """VICReg. Bardes, Ponce, LeCun 2022, https://arxiv.org/abs/2105.04906."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -12,7 +13,7 @@ from densessl.config import Count
 from densessl.data.views import Views
 from densessl.heads import each, mlp, norm_like
 from densessl.method import Method
-from densessl.training.distributed import gather_together, rank
+from densessl.training.distributed import gathering, rank
 
 
 class VICReg(Method):
@@ -86,15 +87,19 @@ def regularisers(embeddings: list[Tensor], mu: float, nu: float, gamma: float = 
     """Variance averaged over the views (n, D), covariance summed over two, as in the code; none where both weigh 0."""
     if not mu and not nu:
         return {}
-    v, c = variance_and_covariance(embeddings, gamma)
+    v, c = variance_and_covariance(embeddings, gamma=gamma)
     return {"variance": mu * v, "covariance": 2 * nu * c}
 
 
-def variance_and_covariance(views: list[Tensor], gamma: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Over everyone's pictures, averaged over this process's ``views``, each (n, D)."""
+def variance_and_covariance(
+    views: list[Tensor], everyones_rows: Callable[[], Tensor] | None = None, gamma: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Over everyone's pictures, averaged over this process's ``views``, each (n, D). ``everyones_rows`` waits for those
+    of all views under each other, where `gathering` began to send them.
+    """
     n, rows = len(views[0]), torch.cat(views)
-    picture = torch.arange(n, device=rows.device)[:, None]
-    places = picture + n * torch.arange(len(views), device=rows.device)
-    everyone, everyones_places = gather_together(rows.detach(), places + rank() * len(rows))
-    v, c = criteria.variance_and_covariance(rows, places, everyone, everyones_places, rank() * n, gamma)
+    everyone = (everyones_rows or gathering(rows))()
+    # They lie process after process, and in each view after view.
+    places = torch.arange(len(everyone), device=rows.device).view(-1, len(views), n).mT.flatten(0, 1)
+    v, c = criteria.variance_and_covariance(rows, places[:n], everyone, places, rank() * n, gamma)
     return v.mean(), c.mean()

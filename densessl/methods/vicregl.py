@@ -1,6 +1,7 @@
 """VICRegL. Bardes, Ponce, LeCun 2022, https://arxiv.org/abs/2210.01571."""
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -16,7 +17,7 @@ from densessl.matching import Matches, cell_centers, crop_pairs, matches, unflip
 from densessl.method import Method
 from densessl.methods.vicreg import invariance_of_pairs, variance_and_covariance
 from densessl.places import rows_at
-from densessl.training.distributed import gather, rank
+from densessl.training.distributed import gather, gathering, rank
 
 
 class VICRegL(Method):
@@ -81,16 +82,20 @@ class VICRegL(Method):
         """The terms of ``z`` (B, D) and ``cells`` (B, P, D), embeddings of each crop and of its places, which lie at
         ``centers`` (B, P, 2) in the picture; the first ``pivots`` crops are the large ones.
         """
+        rows, everyones_rows, everyones_z = torch.cat([c.flatten(0, 1) for c in cells]), None, None
+        if "contrast" not in self.weights:  # they are on their way while this process matches its places
+            everyones_rows = gathering(rows) if self.projector is not None else None
+            everyones_z = gathering(torch.cat(z)) if self.expander is not None else None
+        found = {
+            name: matches(places, self._pairs(name, pivots, len(cells)))
+            for name, places in (("location", centers), ("feature", cells))
+            if self.projector is not None and self.matching in ("both", name)
+        }
         terms: dict[str, Tensor] = {}
         if self.expander is not None:
-            self._add(terms, "global", self.alpha, self._global(z, pivots))
+            self._add(terms, "global", self.alpha, self._global(z, pivots, everyones_z))
         if self.projector is not None:
-            found = {
-                name: matches(places, self._pairs(name, pivots, len(cells)))
-                for name, places in (("location", centers), ("feature", cells))
-                if self.matching in ("both", name)
-            }
-            for name, values in self._local(torch.cat([c.flatten(0, 1) for c in cells]), found).items():
+            for name, values in self._local(rows, found, everyones_rows).items():
                 self._add(terms, name, 1 - self.alpha, values)
         return terms
 
@@ -98,25 +103,26 @@ class VICRegL(Method):
         large, small = (None, None) if self.official and matching == "feature" else self.num_matches
         return crop_pairs(pivots, crops, large, small, back=small if self.official else large)
 
-    def _global(self, z: list[Tensor], pivots: int) -> Tensor:
-        if "contrast" in self.weights:
+    def _global(self, z: list[Tensor], pivots: int, everyones_z: Callable[[], Tensor] | None) -> Tensor:
+        if everyones_z is None:
             pairs = [(a, b) for i, a in enumerate(z[:pivots]) for b in z[i + 1 :]]
             return torch.stack([self._contrast(a, b) for a, b in pairs]).mean()[None]
-        return torch.stack([invariance_of_pairs(z, z, pivots), *variance_and_covariance(z)])
+        return torch.stack([invariance_of_pairs(z, z, pivots), *variance_and_covariance(z, everyones_z)])
 
-    def _local(self, rows: Tensor, found: dict[str, Matches]) -> dict[str, Tensor]:
+    def _local(
+        self, rows: Tensor, found: dict[str, Matches], everyones_rows: Callable[[], Tensor] | None
+    ) -> dict[str, Tensor]:
         """Of each way of matching the unweighted terms, for all crops' cells (R, D); statistics are those of the m-th
         match over pictures.
         """
-        if "contrast" in self.weights:
+        if everyones_rows is None:
             sides = {name: (rows_at(rows, m.a), rows_at(rows, m.b), m.share) for name, m in found.items()}
             return {name: self._contrast(*side)[None] for name, side in sides.items()}
-        # Both ways in one call, so that everyone's rows are gathered once a step.
+        # Both ways in one call, as everyone's rows are gathered once a step.
+        places = torch.cat([m.places for m in found.values()], 1)
         weight = torch.cat([m.weight for m in found.values()])
-        counts = [self.weights[kind] * (kind in self.local) * weight for kind in ("variance", "covariance")]
-        statistics = everyones_statistics(
-            rows, torch.cat([m.places for m in found.values()], 1), weights=torch.stack(counts)
-        )
+        of_kind = [self.weights[kind] * (kind in self.local) for kind in ("variance", "covariance")]
+        statistics = everyones_statistics(rows, places, everyones_rows, torch.stack([k * weight for k in of_kind]))
         parts = zip(*(values.split([len(m.weight) for m in found.values()]) for values in statistics), strict=True)
         terms = {}
         for (name, m), of_places in zip(found.items(), parts, strict=True):

@@ -145,6 +145,22 @@ def gather(x: Tensor) -> Tensor:
     return _Gather.apply(x) if world_size() > 1 else x
 
 
+def _received(work: dist.Work | None, x: Tensor) -> Tensor:
+    assert work is not None  # what torch gives to a process outside the group, which there is none of
+    work.wait()
+    return x
+
+
+@torch.no_grad()
+def gathering(x: Tensor) -> Callable[[], Tensor]:
+    """Begin to `gather` ``x`` without gradient; a call of what this gives waits for everyone's rows."""
+    if world_size() == 1:
+        return x.detach
+    everyone, x = x.new_empty((world_size() * len(x), *x.shape[1:])), x.contiguous()
+    work = dist.all_gather_into_tensor(everyone, x, async_op=True)
+    return lambda: _received(work, everyone)
+
+
 @torch.no_grad()
 def gather_together(*tensors: Tensor) -> list[Tensor]:
     """`gather` of each, of any types and without gradient, in one message: processes wait for each other once."""
@@ -164,12 +180,15 @@ def total_own(everyone: Tensor) -> Callable[[], Tensor]:
         return lambda: everyone
     rows = everyone.new_empty((len(everyone) // world_size(), *everyone.shape[1:]))
     work = dist.reduce_scatter_tensor(rows, everyone, async_op=True)
+    return lambda: _received(work, rows)
 
-    def wait() -> Tensor:
-        work.wait()
-        return rows
 
-    return wait
+@torch.no_grad()
+def total(x: Tensor) -> Tensor:
+    """The sum over all processes, in place."""
+    if world_size() > 1:
+        dist.all_reduce(x)
+    return x
 
 
 def own(everyone: Tensor) -> Tensor:
