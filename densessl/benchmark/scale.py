@@ -30,7 +30,8 @@ STARTED = 2  # of these, really
 def measure(cfg: Config, sizes: Sizes, device: str, *, repeats: int) -> dict[str, Any]:
     """``sizes.batch`` pictures a process, one thread of the CPU each; ``cfg`` tells how many weights are averaged."""
     (shares,) = spawned(of_shares, sizes, device, repeats, threads=1)
-    bytes_of, weights = sent(sizes), parameters(cfg)
+    bytes_of = {key: x.nbytes for key, x in sent(embeddings(sizes, torch.device("cpu")), sizes).items()}
+    weights = parameters(cfg)
     rows, notes = {}, []
     gpus = torch.cuda.device_count() if find_device(device).type == "cuda" else STARTED
     for n in PROCESSES:
@@ -62,7 +63,7 @@ def matched(inputs: Embeddings, sizes: Sizes) -> list[Matches]:
 
 
 def gathered(inputs: Embeddings, found: list[Matches]) -> dict[str, tuple[Tensor, Tensor]]:
-    """The rows that all processes need, and which of them each picture has at each place."""
+    """The rows that all processes need, and which of them each picture has at each place; in a view it has one."""
     n, device = len(inputs.z[0]), inputs.z[0].device
     places = torch.arange(n, device=device)[:, None] + n * torch.arange(len(inputs.z), device=device)
     return {
@@ -71,13 +72,10 @@ def gathered(inputs: Embeddings, found: list[Matches]) -> dict[str, tuple[Tensor
     }
 
 
-def sent(sizes: Sizes) -> dict[str, int]:
-    """Bytes of one process's rows and indices."""
-    inputs = embeddings(sizes, torch.device("cpu"))
+def sent(inputs: Embeddings, sizes: Sizes) -> dict[str, Tensor]:
+    """What a process tells all others: its rows, and which of its cells belong to each place."""
     parts = gathered(inputs, matched(inputs, sizes))
-    return {key: rows.nbytes for key, (rows, _) in parts.items()} | {
-        "indices": sum(places.nbytes for _, places in parts.values())
-    }
+    return {key: rows.detach() for key, (rows, _) in parts.items()} | {"indices": parts["cells"][1]}
 
 
 class Share:
@@ -107,7 +105,9 @@ class Share:
 
     @staticmethod
     def memory(inputs: Embeddings, sizes: Sizes, processes: int) -> float:
-        """GiB, about: everyone's rows and places, and the Gram matrices that the backward needs."""
+        """GiB, about: everyone's rows and places, and the Gram matrices that the backward needs: as large for own
+        pictures at all places as for everyone's at a share of them.
+        """
         total = 0
         for rows, places in gathered(inputs, matched(inputs, sizes)).values():
             total += processes * (3 * rows.nbytes + places.nbytes + places.numel() * len(places) * 4)
@@ -133,10 +133,10 @@ def of_real(sizes: Sizes, device: str, repeats: int) -> dict[str, float]:
     with distributed.connected(device) as name:
         place = find_device(name)
         inputs, criterion = embeddings(sizes, place), ours(sizes)
-        parts = gathered(inputs, matched(inputs, sizes))
+        message = sent(inputs, sizes)
         calls = {
             "criterion_seconds": lambda: evaluate(criterion, inputs),
-            "gather_seconds": lambda: [distributed.gather(x.detach()) for part in parts.values() for x in part],
+            "gather_seconds": lambda: [distributed.gather(x) for x in message.values()],
         }
         times: dict[str, list[float]] = {key: [] for key in calls}
         for _ in range(1 + repeats):
@@ -148,7 +148,7 @@ def of_real(sizes: Sizes, device: str, repeats: int) -> dict[str, float]:
 
 def tables(figures: dict[str, Any]) -> str:
     moved = ["cells", "gradients of cells", "embeddings", "indices", "gradients"]
-    header = ["processes of one thread", "pictures", "criterion of one, s", "measured in all, s", "of it gathering, s"]
+    header = ["processes of one thread", "pictures", "criterion of one, s", "measured in all, s", "gathering alone, s"]
     rows = [
         [
             n,
@@ -162,6 +162,7 @@ def tables(figures: dict[str, Any]) -> str:
     ]
     text = table([*header, *(f"{key}, MB" for key in moved)], rows)
     return (
-        f"{text}\ncriterion of one: its own rows against everyone's, which are made up; MB: what a process receives, "
-        f"the gradients being those of {figures['parameters'] / 1e6:.1f} M weights\n"
+        f"{text}\ncriterion of one: its own embeddings against everyone's and its share of the places, others' rows "
+        f"made up; gathering alone: most of it runs beside the matching; MB: what a process receives, the gradients "
+        f"being those of {figures['parameters'] / 1e6:.1f} M weights\n"
     )
