@@ -40,7 +40,7 @@ class _Divided(torch.autograd.Function):
         everyone = everyones_rows()
         everyone = everyone if everyone.dtype == torch.float64 else everyone.float()  # also to add gradients up
         weights, mine = weights.to(everyone.dtype), share(places.shape[1])
-        with torch.enable_grad():
+        with torch.enable_grad(), torch.autocast(rows.device.type, enabled=False):  # the backward's products, too
             found = criteria.variance_and_covariance(everyone.requires_grad_(), everyones_places[:, mine])
             part = torch.stack(found)
             (gradient,) = torch.autograd.grad((part * weights[:, mine]).sum(), everyone)

@@ -36,7 +36,8 @@ def process(rank: int, folder: Path) -> dict[str, Any]:
         (other,) = torch.autograd.grad(values.sum(), own)
         result[str(count)] = values.detach(), gradient, other
     half = made(40)[0].chunk(PROCESSES)[rank].bfloat16().requires_grad_()
-    values = torch.stack(everyones_statistics(half, places.chunk(PROCESSES)[rank], gathering(half), weights))
+    with torch.autocast("cpu", torch.bfloat16):  # as the engine calls methods
+        values = torch.stack(everyones_statistics(half, places.chunk(PROCESSES)[rank], gathering(half), weights))
     (gradient,) = torch.autograd.grad((values * weights).sum(), half, retain_graph=True)
     result["half"] = values.detach(), gradient
     # Alone in the backward: another process that sent or waited would hang, and be told of.
