@@ -14,8 +14,13 @@ PROCESS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "DS
 
 @pytest.fixture(autouse=True)
 def _nobodys_place() -> Iterator[None]:
-    """What a training names this process by is not for the processes that the next test starts: its port is taken."""
+    """What a training names this process by is not for the processes that a test starts: its port is taken."""
+    _forget_place()  # of what a module's fixture trained
     yield
+    _forget_place()
+
+
+def _forget_place() -> None:
     for name in PROCESS:
         os.environ.pop(name, None)
 
