@@ -60,13 +60,14 @@ def test_the_naive_form_equals_the_equations_written_out(official: bool) -> None
 @pytest.mark.parametrize("compat", [None, "official"])
 @pytest.mark.parametrize("change", [{}, {"batch": 12}, {"small": 0, "large": 3, "num_matches": (99, 1)}])
 def test_vicregl_has_the_values_and_gradients_of_the_naive_form(change: dict[str, Any], compat: str | None) -> None:
-    """With more pictures than dimensions too; in fp32, as it trains."""
+    """With more pictures than dimensions too; in fp32, inside autocast, as it trains."""
     sizes = replace(SIZES, **change)
     inputs = embeddings(sizes, CPU)
     method = VICRegL(
         Backbone("test_convnext"), expander=(1,), projector=(1,), num_matches=sizes.num_matches, compat=compat
     )
-    found = method.criterion(*inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = method.criterion(*inputs)
     expected = naive.criterion(*inputs, num_matches=sizes.num_matches, official=compat == "official")
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     leaves = [*inputs.z, *inputs.cells]

@@ -122,6 +122,15 @@ def test_every_method_gives_finite_terms_that_train_all_but_targets(case: str, b
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_terms_are_in_fp32_under_autocast(case: str) -> None:
+    """A term that a product gave would be in bf16, with two digits, and so would be its gradient."""
+    method = build(case, "test_resnet")
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = method(views_for(case))
+    assert {key: term.dtype for key, term in terms.items()} == dict.fromkeys(terms, torch.float32)
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_a_method_goes_on_from_its_state(case: str) -> None:
     """All that a method remembers is in its state: another instance with it computes the same, now and a step later."""
     first, second = build(case, "test_resnet"), build(case, "test_resnet", seed=1)

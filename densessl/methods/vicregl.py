@@ -128,7 +128,8 @@ class VICRegL(Method):
         for (name, m), of_places in zip(found.items(), parts, strict=True):
             invariance = criteria.place_invariance(rows, m.a, m.b)
             values = [(invariance, m.share), *((statistic, m.weight) for statistic in of_places)]
-            terms[name] = torch.stack([value @ share.to(value.dtype) for value, share in values])
+            # Not `@`, which autocast would compute in bf16.
+            terms[name] = torch.stack([(value * share.to(value.dtype)).sum() for value, share in values])
         return terms
 
     def _contrast(self, a: Tensor, b: Tensor, share: Tensor | None = None) -> Tensor:
