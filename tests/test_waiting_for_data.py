@@ -42,6 +42,7 @@ def test_a_full_disk_costs_the_figures_alone(tmp_path, capsys) -> None:
         close = write
 
     log = Log(tmp_path, 0, 100, 4)
+    log._sinks["tensorboard"].close()  # else its thread writes when the folder is gone
     log._sinks["tensorboard"] = Full()
     for step in (1, 2):
         log.write(step, VALUES | {"data_wait": 0.0})
