@@ -126,7 +126,7 @@ def test_one_picture_has_no_statistics() -> None:
 
 def test_global_terms_average_pairs_and_views() -> None:
     views = list(torch.randn(4, 6, 5, dtype=torch.float64))
-    s, (v, c) = invariance_of_pairs(views, views, pivots=2), variance_and_covariance(views)
+    s, (v, c) = invariance_of_pairs(views, views, pivots=2), variance_and_covariance(views)()
     pairs = [(0, 1), (0, 2), (0, 3), (1, 0), (1, 2), (1, 3)]
     torch.testing.assert_close(s, sum(((views[i] - views[j]) ** 2).mean() for i, j in pairs) / 6)
     torch.testing.assert_close(v, sum(map(naive_variance, views)) / 4)

@@ -87,19 +87,22 @@ def regularisers(embeddings: list[Tensor], mu: float, nu: float, gamma: float = 
     """Variance averaged over the views (n, D), covariance summed over two, as in the code; none where both weigh 0."""
     if not mu and not nu:
         return {}
-    v, c = variance_and_covariance(embeddings, gamma=gamma)
+    v, c = variance_and_covariance(embeddings, gamma)()
     return {"variance": mu * v, "covariance": 2 * nu * c}
 
 
-def variance_and_covariance(
-    views: list[Tensor], everyones_rows: Callable[[], Tensor] | None = None, gamma: float = 1.0
-) -> tuple[Tensor, Tensor]:
-    """Over everyone's pictures, averaged over this process's ``views``, each (n, D). ``everyones_rows`` waits for those
-    of all views under each other, where `gathering` began to send them.
+def variance_and_covariance(views: list[Tensor], gamma: float = 1.0) -> Callable[[], tuple[Tensor, Tensor]]:
+    """Begin to send this process's ``views``, each (n, D); a call of what this gives waits for everyone's and computes
+    both over everyone's pictures, averaged over the views.
     """
     n, rows = len(views[0]), torch.cat(views)
-    everyone = (everyones_rows or gathering(rows))()
-    # They lie process after process, and in each view after view.
-    places = torch.arange(len(everyone), device=rows.device).view(-1, len(views), n).mT.flatten(0, 1)
-    v, c = criteria.variance_and_covariance(rows, places[:n], everyone, places, rank() * n, gamma)
-    return v.mean(), c.mean()
+    everyones_rows = gathering(rows)
+
+    def found() -> tuple[Tensor, Tensor]:
+        everyone = everyones_rows()
+        # They lie process after process, and in each view after view.
+        places = torch.arange(len(everyone), device=rows.device).view(-1, len(views), n).mT.flatten(0, 1)
+        v, c = criteria.variance_and_covariance(rows, places[:n], everyone, places, rank() * n, gamma)
+        return v.mean(), c.mean()
+
+    return found

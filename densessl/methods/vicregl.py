@@ -82,19 +82,20 @@ class VICRegL(Method):
         """The terms of ``z`` (B, D) and ``cells`` (B, P, D), embeddings of each crop and of its places, which lie at
         ``centers`` (B, P, 2) in the picture; the first ``pivots`` crops are the large ones.
         """
-        rows, everyones_rows, everyones_z = torch.cat([c.flatten(0, 1) for c in cells]), None, None
-        if "contrast" not in self.weights:  # they are on their way while this process matches its places
-            everyones_rows = gathering(rows) if self.projector is not None else None
-            everyones_z = gathering(torch.cat(z)) if self.expander is not None else None
+        rows = torch.cat([c.flatten(0, 1) for c in cells]) if self.projector is not None else None
+        everyones_rows, of_z = None, None
+        if "contrast" not in self.weights:  # what others need is on its way while this process matches its places
+            everyones_rows = gathering(rows) if rows is not None else None
+            of_z = variance_and_covariance(z) if self.expander is not None else None
         found = {
             name: matches(places, self._pairs(name, pivots, len(cells)))
             for name, places in (("location", centers), ("feature", cells))
-            if self.projector is not None and self.matching in ("both", name)
+            if rows is not None and self.matching in ("both", name)
         }
         terms: dict[str, Tensor] = {}
         if self.expander is not None:
-            self._add(terms, "global", self.alpha, self._global(z, pivots, everyones_z))
-        if self.projector is not None:
+            self._add(terms, "global", self.alpha, self._global(z, pivots, of_z))
+        if rows is not None:
             for name, values in self._local(rows, found, everyones_rows).items():
                 self._add(terms, name, 1 - self.alpha, values)
         return terms
@@ -103,11 +104,11 @@ class VICRegL(Method):
         large, small = (None, None) if self.official and matching == "feature" else self.num_matches
         return crop_pairs(pivots, crops, large, small, back=small if self.official else large)
 
-    def _global(self, z: list[Tensor], pivots: int, everyones_z: Callable[[], Tensor] | None) -> Tensor:
-        if everyones_z is None:
+    def _global(self, z: list[Tensor], pivots: int, statistics: Callable[[], tuple[Tensor, Tensor]] | None) -> Tensor:
+        if statistics is None:
             pairs = [(a, b) for i, a in enumerate(z[:pivots]) for b in z[i + 1 :]]
             return torch.stack([self._contrast(a, b) for a, b in pairs]).mean()[None]
-        return torch.stack([invariance_of_pairs(z, z, pivots), *variance_and_covariance(z, everyones_z)])
+        return torch.stack([invariance_of_pairs(z, z, pivots), *statistics()])
 
     def _local(
         self, rows: Tensor, found: dict[str, Matches], everyones_rows: Callable[[], Tensor] | None

@@ -125,9 +125,7 @@ def message_device() -> torch.device:
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        everyone = x.new_empty((world_size() * len(x), *x.shape[1:]))
-        dist.all_gather_into_tensor(everyone, x.contiguous())
-        return everyone
+        return gathering(x)()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
