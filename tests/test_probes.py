@@ -18,14 +18,19 @@ from densessl.backbone_file import find_backbone
 from densessl.backbones import Backbone
 from densessl.classification.evaluation import evaluate as classify
 from densessl.classification.labelled import open_labelled
+from densessl.compare.rows import Row
+from densessl.compare.runs import Run as CompareRun
 from densessl.config import load_config
 from densessl.data.pixels import Pixels
 from densessl.data.scenes import Scenes
 from densessl.errors import UserError
+from densessl.health.verdict import verdict
 from densessl.probes import kinds
 from densessl.probes.few import Few
 from densessl.probes.frozen import frozen_copy
 from densessl.probes.probes import Probes
+from densessl.report.health import words
+from densessl.report.records import read_run
 from densessl.segmentation.datasets import open_dataset
 from densessl.segmentation.datasets.scenes import SceneMasks
 from densessl.segmentation.evaluation import evaluate as segment
@@ -109,6 +114,26 @@ def test_probing_changes_nothing(method: str, overrides: list[str], labels: Path
         ours, truth = (load_file(folder / "state" / "step0000003" / file) for folder in (on, off))
         assert ours.keys() == truth.keys()
         assert all(torch.equal(ours[key], value) for key, value in truth.items())
+
+
+def test_a_healthy_run_with_probes_is_called_healthy(labels: Path, tmp_path: Path) -> None:
+    """What was measured before the first step stands in a line without a loss."""
+    cfg = load_config("demo", ["backbone.name=test_resnet", "batch=8"])
+    alone = CompareRun(Row("mine", cfg, "demo"), 0, tmp_path)
+    folder = run(tmp_path, labels, "health_every=1", f"run={alone.folder}")
+    assert len(metrics(folder)) == 4
+    found = read_run(folder)
+    assert words(found) == ["healthy: every measure is within its range for vicreg at the end"]
+    assert found.skipped == 0
+    # a loss that was not finite is still counted, and among the steps alone
+    lines = [record | ({"loss": None} if record["step"] == 2 else {}) for record in found.records]
+    assert "the loss was not finite in 1 of 3 logged steps" in verdict(lines, "vicreg")[1]
+    # without any loss nothing is said of one
+    assert verdict([{k: v for k, v in line.items() if k != "loss"} for line in lines], "vicreg") == words(found)
+    alone.close()
+    cost = json.loads((alone.folder / "cost.json").read_text())
+    logged = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()[1:]]
+    assert cost["seconds"] == pytest.approx(sum(8 / line["pictures_per_s"] for line in logged))
 
 
 def test_scores_are_those_of_the_backbone_file(labels: Path, tmp_path: Path) -> None:

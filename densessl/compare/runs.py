@@ -84,7 +84,8 @@ class Run:
         Seconds of training, without start and end; pictures_per_s and data_wait, medians over the log without its first
         entry, in which everything warms up; memory_gib; parameters.
         """
-        log = [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
+        lines = map(json.loads, (self.folder / "metrics.jsonl").read_text().splitlines())
+        log = [line for line in lines if "pictures_per_s" in line]  # what probes saw before the first step has no pace
         steps = [line["step"] for line in log]
         pace = zip(steps, [0, *steps], log, strict=False)
         state = json.loads((self.folder / "state" / f"step{steps[-1]:07d}" / "manifest.json").read_text())

@@ -29,11 +29,13 @@ def verdict(records: Sequence[Mapping[str, float | None]], method: str) -> list[
     collapse = any(name.split("_", 1)[1] in COLLAPSES for name, _ in found.values())
 
     losses = _known(records, "loss")
-    wild = _wild(len(records) - len(losses), losses, measured, method)
+    skipped = sum("loss" in record and record["loss"] is None for record in records)  # not lines of probes alone
+    wild = _wild(skipped, losses, measured, method)
     if wild:
         return [f"the learning rate is too high, most likely; what helps: {CALMER}", *wild, *said]
     if collapse:
-        fell = f", while the loss fell from {losses[0]:.3g} to {losses[-1]:.3g}" if losses[-1] < losses[0] else ""
+        down = bool(losses) and losses[-1] < losses[0]
+        fell = f", while the loss fell from {losses[0]:.3g} to {losses[-1]:.3g}" if down else ""
         return [f"collapsing: embeddings lose what tells pictures apart{fell}", *said]
     if said:
         return ["ill: a measure is outside its healthy range", *said]
