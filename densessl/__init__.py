@@ -1,18 +1,31 @@
 """Self-supervised pretraining of convolutional backbones whose feature maps are good."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from densessl.backbone_file import load_backbone as load_backbone
+    from densessl.errors import UserError as UserError
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load_backbone"]
+# Where each name is from: a function or class of that module, or the module itself. It is imported when it is asked
+# for, since most need torch, and a wrong configuration is refused in a moment.
+_NAMES = {
+    "UserError": "densessl.errors",
+    "criteria": "densessl.criteria",
+    "load_backbone": "densessl.backbone_file",
+    "matching": "densessl.matching",
+    "methods": "densessl.methods",
+}
+__all__ = ["__version__", *_NAMES]
 
 
 def __getattr__(name: str) -> Any:
-    """torch is imported when it is needed, so that a wrong configuration is refused in a moment."""
-    if name == "load_backbone":
-        from densessl.backbone_file import load_backbone
+    if name not in _NAMES:
+        raise AttributeError(f"module 'densessl' has no attribute {name!r}; it has {', '.join(__all__)}")
+    module = import_module(_NAMES[name])
+    return module if module.__name__ == f"densessl.{name}" else getattr(module, name)
 
-        return load_backbone
-    raise AttributeError(f"module 'densessl' has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,7 +1,5 @@
 """The backbone file: safetensors with metadata, the only contract between pretraining and everything after it."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os
@@ -83,12 +81,52 @@ def save_backbone(
         raise UserError(f"{path}: the backbone can't be written there ({error})") from None
 
 
-def load_backbone(path: str | Path, *, output_stride: int = 32) -> Backbone:
-    """The backbone of a file, in eval mode, its ``metadata`` filled: mean and std, channels, method, step and more.
+def load_backbone(spec: str | Path, *, output_stride: int = 32, in_chans: int = 3, seed: int = 0) -> Backbone:
+    """The backbone that ``spec`` means, as on the command line, in eval mode with its ``metadata`` filled.
 
-    Raises UserError for a file that is missing, cut, foreign, or whose tensors are not those its metadata promise.
+    Args:
+        spec: a run folder, a backbone file, or a checkpoint of another project, whose network its shapes show.
+            NAME=FILE says which of timm's it is, FILE:KEY takes another part of it than is usual (see ``find_part``).
+            NAME alone gives random weights, with metadata method "random".
+        output_stride: 8 or 16 dilates the last stages instead of striding: finer maps with the same weights.
+        in_chans: channels of the images, for random weights; files tell theirs.
+        seed: of random weights.
+
+    Returns:
+        A module whose call gives four maps (B, C, H, W), finest first, of images (B, channels, height, width) with
+        values from 0 to 1 less ``metadata["mean"]``, divided by ``metadata["std"]``. ``channels`` and ``strides`` are
+        those of the maps.
+
+    Raises:
+        UserError: for what is none of these, with the nearest of timm's names; for a file that is missing or cut, and
+            where a single tensor does not fit.
     """
-    path = Path(path)
+    name, path, part = parse_spec(spec)
+    if path is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            try:
+                backbone = network(name, in_chans=in_chans, output_stride=output_stride)
+            except UserError as error:
+                raise UserError(
+                    f"{spec!s}: no backbone file, no run folder and no network to build ({error})"
+                ) from None
+        backbone.metadata = _facts(backbone, "random")
+        return backbone.eval()
+    if path.is_dir() and (path / FILE_NAME).is_file():
+        path /= FILE_NAME
+    if not _is_ours(path):
+        return import_backbone(path, name, part, output_stride=output_stride)
+    backbone = _load_file(path, output_stride)
+    if part or name not in ("", backbone.name):
+        raise UserError(f"{spec!s}: {path} is a backbone file, of a {backbone.name}; it needs neither NAME= nor :PART")
+    return backbone
+
+
+find_backbone = load_backbone  # as it was called
+
+
+def _load_file(path: Path, output_stride: int) -> Backbone:
     tensors, metadata = _read(path)
     try:
         backbone = network(
@@ -108,36 +146,6 @@ def load_backbone(path: str | Path, *, output_stride: int = 32) -> Backbone:
     backbone.net.load_state_dict(tensors)
     backbone.metadata = metadata
     return backbone.eval()
-
-
-def find_backbone(spec: str | Path, *, output_stride: int = 32, in_chans: int = 3, seed: int = 0) -> Backbone:
-    """The backbone that ``spec`` means, in eval mode.
-
-    PATH is a run folder, a backbone file or a checkpoint of another project, whose network its shapes show; NAME=PATH
-    says which of timm's it is. NAME alone gives random weights from ``seed`` for ``in_chans`` channels, with metadata
-    method "random". PATH:PART takes another part of a checkpoint than is usual (see ``find_part``). Raises UserError
-    for what is none of these, naming the nearest timm names, and where a single tensor doesn't fit.
-    """
-    name, path, part = parse_spec(spec)
-    if path is None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            try:
-                backbone = network(name, in_chans=in_chans, output_stride=output_stride)
-            except UserError as error:
-                raise UserError(
-                    f"{spec!s}: no backbone file, no run folder and no network to build ({error})"
-                ) from None
-        backbone.metadata = _facts(backbone, "random")
-        return backbone.eval()
-    if path.is_dir() and (path / FILE_NAME).is_file():
-        path /= FILE_NAME
-    if not _is_ours(path):
-        return import_backbone(path, name, part, output_stride=output_stride)
-    backbone = load_backbone(path, output_stride=output_stride)
-    if part or name not in ("", backbone.name):
-        raise UserError(f"{spec!s}: {path} is a backbone file, of a {backbone.name}; it needs neither NAME= nor :PART")
-    return backbone
 
 
 def import_backbone(path: Path, name: str = "", part: str = "", *, output_stride: int = 32) -> Backbone:
@@ -204,10 +212,7 @@ def _structure(backbone: Backbone) -> dict[str, object]:
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     metadata: dict[str, Any] = _metadata(path)
     if metadata.get("format") != FORMAT:
-        raise UserError(
-            f"{path}: a safetensors file without densessl's metadata (format {metadata.get('format')!r} instead of "
-            f"{FORMAT!r}); weights of another project come in by find_backbone or by backbone.init={path} of pretrain"
-        )
+        raise UserError(f"{path}: a backbone file of format {metadata.get('format')!r}; this densessl reads {FORMAT!r}")
     for key, kind in (FACTS | ({"pixels": dict} if "pixels" in metadata else {})).items():
         try:
             value = json.loads(metadata[key])

@@ -1,7 +1,11 @@
 """The backbone file comes back bitwise, or is refused."""
 
+import inspect
 import json
 import os
+import pydoc
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,11 +119,16 @@ def test_half_precision_is_written_as_float32(tmp_path: Path) -> None:
     assert load_file(tmp_path / "b.safetensors")["conv1.weight"].dtype == torch.float32
 
 
-def test_find_takes_a_file_a_run_folder_or_a_timm_name(saved: tuple[Backbone, Path]) -> None:
+def test_load_takes_a_file_a_run_folder_anyones_checkpoint_or_a_timm_name(
+    saved: tuple[Backbone, Path], tmp_path: Path
+) -> None:
     backbone, path = saved
-    for spec in (path, path.parent):
-        found = find_backbone(str(spec))
-        assert found.metadata["licence"] == "CC0"
+    state = backbone.net.state_dict()
+    torch.save({"net": {f"encoder.{key}": value for key, value in state.items()}}, theirs := tmp_path / "theirs.pth")
+    save_file(state, plain := tmp_path / "plain.safetensors")
+    for spec in (path, str(path), path.parent, f"{theirs}:net", f"convnext_atto={theirs}:net", plain):
+        found = densessl.load_backbone(spec)
+        assert found.metadata.get("licence") == ("CC0" if str(spec) in (str(path), str(path.parent)) else None)
         assert torch.equal(found(image(64, 64))[-1], backbone.eval()(image(64, 64))[-1])
     before = torch.random.get_rng_state()
     first, same, other = (find_backbone("convnext_atto", seed=seed, in_chans=2) for seed in (1, 1, 2))
@@ -130,6 +139,21 @@ def test_find_takes_a_file_a_run_folder_or_a_timm_name(saved: tuple[Backbone, Pa
     assert first.metadata["method"] == "random"
     assert len(first.metadata["mean"]) == 2  # type: ignore[arg-type]
     assert not first.training
+
+
+def test_the_package_shows_what_there_is_and_how_it_is_called() -> None:
+    """Without torch, which takes seconds to import, until a name is used."""
+    code = "import sys, densessl; print(*dir(densessl)); print('torch' in sys.modules)"
+    names, torch_too = subprocess.check_output([sys.executable, "-c", code], text=True).splitlines()
+    assert torch_too == "False"
+    assert names.split() == sorted(densessl.__all__) == dir(densessl)
+    assert all(hasattr(densessl, name) for name in densessl.__all__)
+    assert densessl.UserError is UserError
+    assert inspect.signature(densessl.load_backbone).parameters["spec"].annotation == str | Path
+    text = pydoc.plain(pydoc.render_doc(densessl.load_backbone))
+    assert "load_backbone(spec: str | pathlib.Path, *, output_stride: int = 32" in text
+    with pytest.raises(AttributeError, match=r"no attribute 'load'; it has .*load_backbone"):
+        densessl.load  # noqa: B018
 
 
 def test_output_stride_refines_the_maps_of_the_same_weights(tmp_path: Path) -> None:
@@ -171,7 +195,6 @@ def test_a_cut_file_is_refused(length: int, message: str, saved: tuple[Backbone,
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda tensors, metadata: metadata.clear(), "without densessl's metadata.*backbone.init="),
         (lambda tensors, metadata: metadata.update(format="densessl-backbone-9"), "densessl-backbone-9.*densessl-back"),
         (lambda tensors, metadata: metadata.pop("mean"), "'mean' is None"),
         (lambda tensors, metadata: metadata.update(step="many"), "'step' is 'many'"),

@@ -37,9 +37,9 @@ def instructions(run: Run) -> list[Instruction]:
         return found
     channels = run.values.get("backbone.in_chans", 3)
     load = (
-        "import torch\n"
-        "from densessl.backbone_file import find_backbone\n\n"
-        f"backbone = find_backbone({str(run.folder)!r})\n"
+        "import densessl\n"
+        "import torch\n\n"
+        f"backbone = densessl.load_backbone({str(run.folder)!r})\n"
         'mean, std = (torch.tensor(backbone.metadata[key]).view(-1, 1, 1) for key in ("mean", "std"))\n'
         f"pictures = torch.rand(1, {channels}, 224, 224)  # yours, with values from 0 to 1\n"
         "with torch.no_grad():\n"
@@ -48,7 +48,7 @@ def instructions(run: Run) -> list[Instruction]:
     chosen = best(run)
     load_best = Instruction(
         f"Or the best one by its probe: {chosen}",
-        f"from densessl.backbone_file import find_backbone\n\nbackbone = find_backbone({str(run.folder / BEST)!r})",
+        f"import densessl\n\nbackbone = densessl.load_backbone({str(run.folder / BEST)!r})",
     )
     data = shlex.quote(str(run.values.get("data.path", "MY_PICTURES")))
     return [
