@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from typing import Any
 
 from densessl.config_file import shown
@@ -21,7 +22,7 @@ def explain(error: Any, sources: dict[str, str], keys: list[str], prefix: str) -
             "be another loss; micro_batch=N cuts the batch for the network alone, with loss and gradient of the whole"
         )
     if error["type"] == "extra_forbidden":
-        near = [k for k in keys if k.split(".")[-1] == names[-1]] or difflib.get_close_matches(key, keys, n=1)
+        near = nearest(key, keys)
         hint = f"did you mean {' or '.join(near)}?" if near else "--print shows all keys"
         return f"{place}: no such key; {hint}"
     if error["type"] == "missing":
@@ -33,6 +34,13 @@ def explain(error: Any, sources: dict[str, str], keys: list[str], prefix: str) -
         return f"{place}: a section of keys and values is needed, got {shown(error['input'])}"
     said = error["msg"].replace("a valid tuple", "a list").replace("Tuple", "List").replace(" after validation", "")
     return f"{place}: {said}, got {shown(error['input'])}"
+
+
+def nearest(key: str, keys: Iterable[str]) -> list[str]:
+    """The one of ``keys`` that ``key`` is most like, if any is, or those of its last word."""
+    keys = list(keys)
+    last = key.split(".")[-1]
+    return [k for k in keys if k.split(".")[-1] == last] or difflib.get_close_matches(key, keys, n=1)
 
 
 def _upwards(key: str) -> list[str]:

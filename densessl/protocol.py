@@ -6,16 +6,16 @@ A named protocol never changes; a better one gets another name.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import ValidationError
 from pydantic.dataclasses import dataclass
 
+from densessl.config_errors import nearest
+from densessl.config_file import parse_override
 from densessl.errors import UserError
 
 
@@ -66,22 +66,22 @@ def named(protocols: Mapping[str, P], name: str) -> P:
 
 
 def changed(protocol: P, changes: Sequence[str], **others: Any) -> P:
-    """``protocol`` with ``others`` and then with ``key=value`` settings in YAML.
+    """``protocol`` with ``others`` and then with ``key=value`` settings, read as those of a configuration are.
 
     Raises UserError for a key that is no setting, naming the nearest, and for a value that doesn't fit.
     """
     now = protocol.settings()
     values = {}
-    for change in changes:
-        key, equals, text = change.partition("=")
-        if not equals or key not in now:
-            near = difflib.get_close_matches(key, now, n=1, cutoff=0.4)
-            hint = f"; nearest: {near[0]}" if near else f"; settings: {', '.join(now)}"
-            raise UserError(f"--set {change}: key=value with a setting of the protocol is needed{hint}")
-        try:
-            values[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise UserError(f"--set {change}: the value can't be read") from None
+    unknown = []
+    for key, value, _ in map(parse_override, changes):
+        if key in now:
+            values[key] = value
+        else:
+            near = nearest(key, now)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(now)}"
+            unknown.append(f"{key}: {protocol.name} has no such setting; {hint}")
+    if unknown:
+        raise UserError("\n".join(unknown))
     try:
         return dataclasses.replace(protocol, **(others | values))
     except ValidationError as error:
@@ -89,4 +89,4 @@ def changed(protocol: P, changes: Sequence[str], **others: Any) -> P:
             f"{'.'.join(map(str, e['loc'])) or protocol.name}: {e['msg'].removeprefix('Value error, ')}"
             for e in error.errors()
         )
-        raise UserError(f"--set {' '.join(changes)}: {'; '.join(wrong)}") from None
+        raise UserError(f"{protocol.name} with {' '.join(changes)}: {'; '.join(wrong)}") from None

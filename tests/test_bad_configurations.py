@@ -354,9 +354,9 @@ MISSING = "/no/such/folder"
 LINES = {
     "pretrain": "--cfg demo data.path=scenes steps=3",
     "plan": "--cfg demo --seconds 3 batch=16",
-    "eval-seg": f"resnet18 --data {MISSING} --protocol linear_small --set iterations=10 batch=4 --seed 1 --workers 0",
-    "eval-cls": f"resnet18 --data {MISSING} --protocol linear_features --set epochs=3 --seed 1 --train 9 --device cpu",
-    "eval-det": f"resnet18 --data {MISSING} --protocol det_small --set iterations=10 --seeds 2 --save-every 5",
+    "eval-seg": f"resnet18 --data {MISSING} --protocol linear_small iterations=10 batch=4 --seed 1 --workers 0",
+    "eval-cls": f"resnet18 --data {MISSING} --protocol linear_features epochs=3 --seed 1 --train 9 --device cpu",
+    "eval-det": f"resnet18 --data {MISSING} --protocol det_small iterations=10 --seeds 2 --save-every 5",
     "export": f"{MISSING}/backbone.safetensors --to timm --out {MISSING}/x",
     "import": f"resnet18={MISSING}/x.pth --mean 0.1 0.2 0.3 --std 0.1 0.2 0.3 --range 0 255 --licence MIT",
     "compare": f"--cfg vicreg=vicreg_cifar byol=byol_cifar data.path={MISSING} --budget steps=3 --seeds 2 --jobs 1",

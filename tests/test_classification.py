@@ -248,10 +248,10 @@ def test_pictures_that_spoil_a_score_are_refused(workers):
         features(backbone, Colours(9, bad=(7,)), np.arange(9), size=None, workers=workers)
     mixed = Colours(3)
     mixed.read = lambda i: np.zeros((20 + i // 2, 30, 3), np.uint8)
-    with pytest.raises(UserError, match=r"30x21 and 30x20 pixels .*--size N"):
+    with pytest.raises(UserError, match=r"30x21 and 30x20 pixels .*size=N"):
         features(backbone, mixed, np.arange(3), size=None, workers=workers)
     assert len(features(backbone, mixed, np.arange(3), size=32, workers=workers)) == 3
-    with pytest.raises(UserError, match=r"20x30 pixels are too small for convnext_atto: --size 32 or more"):
+    with pytest.raises(UserError, match=r"20x30 pixels are too small for convnext_atto: size=32 or more"):
         features(find_backbone("convnext_atto"), Colours(3, size=(30, 20)), np.arange(3), size=None, workers=workers)
 
 
@@ -413,7 +413,7 @@ def test_command_on_folders_writes_beside_a_run(tmp_path, capsys):
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_command_on_shards_compares_backbones(tmp_path, capsys):
     data, out = write_shards(tmp_path / "data", {"train": 30, "test": 20}), tmp_path / "out"
-    few = ["--train", "20", "--test", "10", "--size", "32"]
+    few = ["--train", "20", "--test", "10", "size=32"]
     args = ["convnext_atto", "test_resnet", "--data", str(data), "--out", str(out), *few]
     assert main([*args, "--workers", "2"]) == 0
     assert "with size=32 [" in capsys.readouterr().out

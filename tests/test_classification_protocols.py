@@ -48,12 +48,12 @@ def test_every_setting_changes_the_hash_and_is_shown(name):
     ("name", "change", "message"),
     [
         ("linear_swep", "epochs=1", "there are linear_features, linear_sweep, "),
-        ("linear_sweep", "epoch=1", "nearest: epochs"),
+        ("linear_sweep", "epoch=1", r"did you mean epochs\?"),
         ("linear_sweep", "epochs", "key=value"),
         ("linear_sweep", "lrs=[]", "lrs: .*at least 1 item"),
         ("linear_sweep", "lrs=[0.1, -1]", r"lrs\.1: "),
         ("linear_sweep", "held_out=1", "held_out: "),
-        ("linear_features", "lrs=[1]", "nearest: lr"),
+        ("linear_features", "lrs=[1]", r"did you mean lr\?"),
         ("semi_1", "fraction=0", "fraction: "),
         ("semi_1", "scale=[0.9, 0.1]", "the smaller first"),
         ("semi_1", "size=1", "size: "),
@@ -64,7 +64,7 @@ def test_wrong_settings_are_refused(name, change, message):
     with pytest.raises(UserError, match=message):
         find_protocol(name, [change])
     with pytest.raises(UserError, match=message):  # before data are looked for
-        main(["test_resnet", "--data", "nowhere", "--protocol", name, "--set", change])
+        main(["test_resnet", "--data", "nowhere", "--protocol", name, change])
 
 
 def test_the_command_lists_them(capsys):

@@ -223,7 +223,7 @@ def test_command_takes_a_list(tmp_path, capsys):
     names = sorted(path.name for path in (data / "train").rglob("*.png"))[:20]
     (tmp_path / "half.txt").write_text("\n".join(names))
     args = ["test_resnet", "--data", str(data), "--workers", "0", "--protocol", "semi_1"]
-    args += ["--set", "epochs=2", "batch=10", "--subset", str(tmp_path / "half.txt")]
+    args += ["epochs=2", "batch=10", "--subset", str(tmp_path / "half.txt")]
     assert main([*args, "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     assert "semi_1 with epochs=2, batch=10 [" in printed
@@ -243,7 +243,7 @@ def test_command_takes_a_list(tmp_path, capsys):
 def test_command_on_shards(tmp_path, monkeypatch, capsys, name):
     monkeypatch.chdir(tmp_path)
     data = write_shards(tmp_path / "data", {"train": 40, "test": 12})
-    few = ["--set", "fraction=0.5", *(["epochs=2", "batch=10"] if name != "knn" else [])]
+    few = ["fraction=0.5", *(["epochs=2", "batch=10"] if name != "knn" else [])]
     few += ["lrs=[1e-9, 0.05]"] if name.startswith("linear") else []
     assert main(["test_resnet", "--data", str(data), "--workers", "0", "--protocol", name, *few]) == 0
     printed = capsys.readouterr().out

@@ -198,7 +198,7 @@ def sigterm() -> Iterator[None]:
 
 def words_for(out: Path, *more: str) -> list[str]:
     given = ["--cfg", "a=demo", "b=demo", "b:method.alpha=0.25", *SMALL, "--budget", "steps=6", "--seeds", "2"]
-    return [*given, "--seg", "scenes", "--seg-set", "iterations=2", "--out", str(out), *more]
+    return [*given, "--seg", "scenes", "seg.iterations=2", "--out", str(out), *more]
 
 
 def test_every_step_is_done_once_and_the_table_says_what_was_found(
@@ -235,8 +235,19 @@ def test_every_step_is_done_once_and_the_table_says_what_was_found(
     assert main(words_for(tmp_path, "--random")) == 0
     assert imitation.asked == []
     assert (tmp_path / "table.md").read_text() == text
-    assert main([*words_for(tmp_path), "--seg-set", "iterations=3"]) == 0  # another evaluation of the same runs
+    assert main([*words_for(tmp_path), "seg.iterations=3"]) == 0  # another evaluation of the same runs
     assert imitation.asked == ["eval-seg a 0", "eval-seg b 0", "eval-seg a 1", "eval-seg b 1"]
+
+
+def test_settings_of_the_evaluations_reach_them(imitation: Imitation, tmp_path: Path, classes: Path) -> None:
+    words = ["--cfg", "a=demo", *SMALL, "--budget", "steps=6", "--out", str(tmp_path), "--cls", str(classes)]
+    assert main([*words, "--seg", "scenes", "seg.iterations=2", "cls.epochs=3", "seg.crop=[8, 8]"]) == 0
+    assert imitation.asked == ["pretrain a 0", "eval-seg a 0", "eval-cls a 0"]
+    assert [word for word in imitation.command if "=" in word] == ["epochs=3"]
+    assert next((tmp_path / "a" / "seed0" / "segmentation").iterdir()).name.endswith("-iterations=2-crop=-8,-8")
+    for word, message in (("cls.epoch=3", r"did you mean epochs\?"), ("seg.crop=3", "seg.crop=3: --seg DATA")):
+        with pytest.raises(UserError, match=message):
+            main([*words, word])
 
 
 def test_random_weights_read_pictures_as_the_others(imitation: Imitation, tmp_path: Path, masks: Path) -> None:
@@ -462,7 +473,7 @@ def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_steps_of_two_rows_one_of_which_breaks(masks: Path, tmp_path: Path) -> None:
     words = ["--cfg", "vicreg=vicreg_r50", "broken=vicreg_r50", "--like", "demo", *SMALL]
     words += ["method.expander=[16, 16]", "broken:backbone.init=weights.pt", "--budget", "steps=2"]
-    words += ["--seg", str(masks), "--seg-set", "iterations=2", "batch=2", "crop=[32, 32]", "--out", str(tmp_path)]
+    words += ["--seg", str(masks), "seg.iterations=2", "seg.batch=2", "seg.crop=[32, 32]", "--out", str(tmp_path)]
     assert main(words) == 1
     results = json.loads((tmp_path / "results.json").read_text())["rows"]
     fine, broken = results["vicreg"]["seeds"][0], results["broken"]["seeds"][0]
@@ -492,7 +503,7 @@ def test_all_methods_in_two_steps(masks: Path, classes: Path, tmp_path: Path, mo
     words = ["--cfg", "all", "data.path=scenes", *SMALL, "save_every=2"]
     words += [f"{name}:method.{argument}" for name, arguments in TINY.items() for argument in arguments]
     words += ["--budget", "steps=2", "--random", "--out", str(tmp_path)]
-    words += ["--seg", str(masks), "--seg-set", "iterations=2", "batch=2", "crop=[32, 32]"]
+    words += ["--seg", str(masks), "seg.iterations=2", "seg.batch=2", "seg.crop=[32, 32]"]
     words += ["--cls", str(classes), "--cls-train", "10"]
     assert main(words) == 0
     text = (tmp_path / "table.md").read_text()

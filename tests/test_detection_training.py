@@ -338,7 +338,7 @@ def test_command_end_to_end(tmp_path, capsys):
     (tmp_path / "mine").mkdir()
     colour = {"mean": (0.4, 0.4, 0.4), "std": (0.3, 0.3, 0.3)}
     save_backbone(tmp_path / "mine" / "backbone.safetensors", body, method="vicregl", step=5, **colour)
-    words = [str(tmp_path / "mine"), "--data", str(data), "--set", *QUICK, "--workers", "0", "--device", "cpu"]
+    words = [str(tmp_path / "mine"), "--data", str(data), *QUICK, "--workers", "0", "--device", "cpu"]
     assert main([*words, "--init", "random", "--seeds", "2", "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr()
     assert "train 4/4" in said.err
@@ -374,7 +374,7 @@ def test_command_end_to_end(tmp_path, capsys):
 
 def test_command_resumes_where_it_was_killed(tmp_path, monkeypatch, capsys):
     data = Squares.write(tmp_path / "squares", shapes=False)
-    words = ["test_resnet", "--data", str(data), "--set", *QUICK, "masks=false", "--workers", "0", "--device", "cpu"]
+    words = ["test_resnet", "--data", str(data), *QUICK, "masks=false", "--workers", "0", "--device", "cpu"]
     assert main([*words, "--out", str(tmp_path / "whole")]) == 0
     out = [*words, "--save-every", "2", "--out", str(tmp_path / "out")]
     with pytest.raises(UserError, match=r"--resume: there is no state of a training, as .*state-seed0\.pt"):
@@ -399,8 +399,8 @@ def test_command_resumes_where_it_was_killed(tmp_path, monkeypatch, capsys):
         (["test_convnext", "--protocol", "voc0712_24k"], "takes stage 4 of a ResNet"),
         (["resnet5O"], "resnet50"),
         (["test_resnet", "--protocol", "coco_3x"], "there are coco_1x, coco_2x, voc0712_24k, det_small"),
-        (["test_resnet", "--set", "iteration=9"], "nearest: iterations"),
-        (["test_resnet"], "learns masks, but not every object has a segmentation; --set masks=false"),
+        (["test_resnet", "iteration=9"], r"iteration: det_small has no such setting; did you mean iterations\?"),
+        (["test_resnet"], "learns masks, but not every object has a segmentation; masks=false"),
     ],
 )
 def test_what_cannot_work_is_refused_before_training(tmp_path, words, message):

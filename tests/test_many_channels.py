@@ -112,7 +112,7 @@ def test_tiffs_of_two_channels_train_evaluate_and_export(tmp_path: Path, capsys:
     assert backbone.metadata["pixels"] == {"range": [list(pair) for pair in RANGE], "percentiles": None}
     assert (backbone.in_chans, backbone.metadata["mean"], backbone.metadata["std"]) == (2, MEAN, STD)
 
-    args = ["--data", str(data), "--workers", "0", "--set", *PROTOCOL, "--out", str(tmp_path / "seg")]
+    args = ["--data", str(data), "--workers", "0", *PROTOCOL, "--out", str(tmp_path / "seg")]
     assert eval_seg([str(run), "test_resnet", *args]) == 0
     ours, random = (
         json.loads((tmp_path / "seg" / name / "results.json").read_text()) for name in ("run", "test_resnet-random")
@@ -272,7 +272,7 @@ def test_classes_that_differ_in_the_ratio_of_two_channels_are_told_apart(tmp_pat
     torch.manual_seed(0)
     run = backbone_file(tmp_path / "run" / "backbone.safetensors", Backbone("test_convnext", in_chans=2)).parent
     words = ["--data", str(tmp_path / "data"), "--workers", "0", "--protocol", "semi_10", "--out", str(tmp_path / "o")]
-    assert eval_cls([str(run), "test_resnet", *words, "--set", "fraction=1", "epochs=2", "batch=8"]) == 0
+    assert eval_cls([str(run), "test_resnet", *words, "fraction=1", "epochs=2", "batch=8"]) == 0
     found = [json.loads(p.read_text()) for p in sorted((tmp_path / "o").glob("*/results.json"))]
     assert [one["backbone"]["in_chans"] for one in found] == [2, 2]
     torch.manual_seed(0)
@@ -317,7 +317,7 @@ def test_what_cannot_be_read_or_distorted_is_refused_before_training(tmp_path: P
     torch.manual_seed(0)
     path = backbone_file(tmp_path / "b.safetensors", Backbone("test_convnext", in_chans=2))
     words = [str(path), "--workers", "0", "--out", str(tmp_path / "out")]
-    with pytest.raises(UserError, match=r"linear_fast distorts the colours.*2 channels.*--set photometric=false"):
+    with pytest.raises(UserError, match=r"linear_fast distorts the colours.*2 channels.*photometric=false"):
         eval_seg([*words, "--data", str(data), "--protocol", "linear_fast"])
     with pytest.raises(UserError, match="scenes has RGB pictures of 8 bits; this backbone takes 2 channels, values fr"):
         eval_seg([*words, "--data", "scenes"])

@@ -133,7 +133,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     write_pictures(folder / "own")
     (folder / "config.yaml").write_text(yaml.safe_dump(TINY | {"data": {"path": str(folder / "own/images/train")}}))
     run = str(folder / "run")
-    fast = ["--workers", "1", "--device", "cpu", "--set", "iterations=2", "batch=2", "crop=[32, 32]"]
+    fast = ["--workers", "1", "--device", "cpu", "iterations=2", "batch=2", "crop=[32, 32]"]
     commands = [
         ["pretrain", "--cfg", str(folder / "config.yaml"), f"run={run}", "data.workers=1"],
         ["eval-seg", run, "--data", str(folder / "own"), "--out", str(folder / "seg"), *fast],

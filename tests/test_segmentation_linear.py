@@ -168,7 +168,7 @@ def test_command_writes_results_beside_a_run(tmp_path, capsys):
     data, run = Blocks("train").write(tmp_path / "blocks"), tmp_path / "mine"
     backbone = find_backbone("convnext_atto", seed=5)
     save_backbone(run / "backbone.safetensors", backbone, mean=(0.5,) * 3, std=(0.2,) * 3, method="vicregl", step=7)
-    args = ["--data", str(data), "--set", *QUICK, "--seeds", "2", "--workers", "0", "--device", "cpu"]
+    args = ["--data", str(data), *QUICK, "--seeds", "2", "--workers", "0", "--device", "cpu"]
     assert main([str(run), *args]) == 0
     printed = capsys.readouterr().out
     (folder,) = (run / "segmentation").iterdir()
@@ -204,7 +204,7 @@ def test_command_writes_results_beside_a_run(tmp_path, capsys):
 def test_command_compares_backbones(tmp_path, capsys):
     data = Blocks("train").write(tmp_path / "blocks")
     out = tmp_path / "out"
-    args = ["--data", str(data), "--set", *QUICK, "--workers", "0", "--out", str(out)]
+    args = ["--data", str(data), *QUICK, "--workers", "0", "--out", str(out)]
     assert main(["convnext_atto", "test_resnet", *args]) == 0
     names = ["convnext_atto (random)", "test_resnet (random)"]
     printed = capsys.readouterr().out
@@ -231,7 +231,7 @@ def test_command_lists_protocols(capsys):
 
 def test_wrong_input_is_refused_before_training(tmp_path):
     data = Blocks("train").write(tmp_path / "blocks")
-    args = ["--data", str(data), "--set", *QUICK, "--workers", "0"]
+    args = ["--data", str(data), *QUICK, "--workers", "0"]
     with pytest.raises(UserError, match="resnet18"):
         main(["resnet_18", *args])
     (tmp_path / "file").write_text("")

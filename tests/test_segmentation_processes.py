@@ -59,7 +59,7 @@ def scored_by_two(rank, folder):
 def test_two_processes_score_as_one(tmp_path, capsys):
     """Pictures of 7 are shared out 4 to 3; only the first process speaks and writes."""
     data = Blocks("train", count=7).write(tmp_path / "blocks")
-    words = ["test_resnet", "--data", str(data), "--set", *QUICK, "--workers", "0", "--device", "cpu"]
+    words = ["test_resnet", "--data", str(data), *QUICK, "--workers", "0", "--device", "cpu"]
     (tmp_path / "words").write_text("\n".join(words))
     (tmp_path / "port").write_text(alone()["MASTER_PORT"])
     first, second = spawn(scored_by_two, tmp_path)

@@ -4,6 +4,8 @@ import dataclasses
 
 import pytest
 
+from densessl.commands.eval_seg import main
+from densessl.commands.evaluation import evaluation_parser, parsed
 from densessl.errors import UserError
 from densessl.segmentation.protocols import PROTOCOLS, deviations, digest, find_protocol, label
 
@@ -79,7 +81,7 @@ def test_settings_are_parsed():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["iteration=3"], "nearest: iterations"),
+        (["iteration=3"], r"did you mean iterations\?"),
         (["iterations"], "key=value"),
         (["iterations=x"], "iterations: .*integer"),
         (["warmup=300"], "warmup=300 must be below iterations=300"),
@@ -104,3 +106,41 @@ def test_wrong_settings_are_refused(changes, message):
 def test_an_unknown_protocol_names_the_known():
     with pytest.raises(UserError, match=r"vicregl_convnext, vicregl_resnet, ibot, .*linear_small"):
         find_protocol("linear_smal")
+
+
+@pytest.mark.parametrize(
+    ("words", "backbones", "changes"),
+    [
+        (["resnet18", "crop=[8, 8]", "mine", "lr=1"], ["resnet18", "mine"], ["crop=[8, 8]", "lr=1"]),
+        (["resnet18=moco.pth", "vit_small_patch16_224.dino=dino"], [0, 1], []),  # the file need not be there
+        (["resnet18=there", "there", "./crop=3", "a/b=3"], [0, 1, 2, 3], []),
+        (["there=3", "crop"], ["there=3"], ["crop"]),  # a folder of that name, and a key without a value
+        (["mine", "iteration=3", "batch_sizes=[4"], ["mine"], ["iteration=3", "batch_sizes=[4"]),
+        (["mine", "crop=3"], ["mine"], ["crop=3"]),  # beside a folder of that name
+    ],
+)
+def test_backbones_and_settings_are_told_apart(words, backbones, changes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("there", "there=3", "crop=3", "a"):
+        (tmp_path / name).mkdir()
+    parser = evaluation_parser("eval-seg", "", "", protocol="linear_small", folder="segmentation")
+    parser.add_argument("--data")
+    args = parsed(parser, [words[0], "--data", "x", *words[1:]], PROTOCOLS)
+    assert args.backbone == [words[i] if isinstance(i, int) else i for i in backbones]
+    assert args.changes == changes
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["iteration=3", "learningrate=3"],
+            r"iteration: .*did you mean iterations\?\nlearningrate: .*; it has features",
+        ),
+        (["resnet50=moco"], "moco: no such file"),
+        (["iterations"], "'iterations': an override is key=value"),
+    ],
+)
+def test_a_word_that_is_neither_is_answered(words, message):
+    with pytest.raises(UserError, match=message):
+        main(["test_resnet", "--data", "scenes", *words])

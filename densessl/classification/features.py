@@ -79,7 +79,7 @@ def normalised(backbone: Backbone, images: Tensor) -> Tensor:
 def refuse_small(backbone: Backbone, height: int, width: int) -> None:
     """Raises UserError for pictures below the stride of a network that doesn't pad."""
     if min(height, width) < backbone.strides[-1] and backbone.name.startswith("convnext"):
-        need = f"--size {backbone.strides[-1]} or more"
+        need = f"size={backbone.strides[-1]} or more"
         raise UserError(f"pictures of {width}x{height} pixels are too small for {backbone.name}: {need}")
 
 
@@ -118,7 +118,7 @@ class _Prepared(Dataset):
             picture = centre_crop(picture, self.size)
         elif picture.shape[:2] != self.shape:
             sizes = " and ".join(f"{width}x{height}" for height, width in (picture.shape[:2], self.shape))
-            return UserError(f"pictures of {sizes} pixels can't be taken as they are: --size N brings all to NxN")
+            return UserError(f"pictures of {sizes} pixels can't be taken as they are: size=N brings all to NxN")
         return torch.from_numpy(picture.transpose(2, 0, 1).copy())
 
 

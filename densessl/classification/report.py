@@ -39,7 +39,7 @@ def table(results: Mapping[str, Result], data: Mapping[str, str]) -> str:
         lines.append(f"| {name} | {' | '.join(cells)} |")
     if ends:
         rates = " and ".join(f"{lr:g}" for lr in sorted(ends))
-        lines += ["", f"{rates}: the lowest or highest rate that was tried; others may be better (--set lrs=[...])"]
+        lines += ["", f"{rates}: the lowest or highest rate that was tried; others may be better (lrs=[...])"]
     return "\n".join(lines) + "\n"
 
 

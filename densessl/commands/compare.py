@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from densessl.compare.rows import RANDOM, Row, compose, read_words
+from densessl.compare.rows import RANDOM, Row, Words, compose, read_words
+from densessl.errors import UserError
 from densessl.files import aside
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ words after --cfg:
   all               every METHOD_cifar of configs, named METHOD
   key=value         for all rows
   NAME:key=value    for one row
+  seg.key=value     a setting of eval-seg's protocol, cls.key=value of eval-cls'
 """
 EXAMPLES = """
 examples:
@@ -38,6 +40,9 @@ examples:
 def main(argv: list[str] | None = None) -> int:
     args = _arguments(argv)
     words = read_words([*args.cfg, *args.words])
+    for kind, changes in (("seg", words.seg), ("cls", words.cls)):
+        if changes and not getattr(args, kind):
+            raise UserError(f"{kind}.{changes[0]}: --{kind} DATA says what is measured by that")
     rows = compose(words, args.budget, args.like)
     first = rows[0].config
     if args.random:
@@ -56,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         for data, config in {row.config.data: row.config for row in rows}.items()
     }
     backbones = {b: network(b) for b in dict.fromkeys(row.config.backbone for row in rows)}
-    evaluations = _evaluations(args, rows)
+    evaluations = _evaluations(args, rows, words)
     out = args.out or Path("checkpoints/compare") / _slug(first.data.path, first.backbone.name, args.budget)
     # The first seed of all rows is a table already.
     runs = [Run(row, seed, out) for seed in range(args.seeds) for row in rows]
@@ -86,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def _evaluations(args: argparse.Namespace, rows: Sequence[Row]) -> list[Evaluation]:
+def _evaluations(args: argparse.Namespace, rows: Sequence[Row], words: Words) -> list[Evaluation]:
     """Those asked for. Raises UserError where their data, settings or the backbones are not what they need."""
     from densessl.compare.runs import Evaluation, network
 
@@ -99,23 +104,25 @@ def _evaluations(args: argparse.Namespace, rows: Sequence[Row]) -> list[Evaluati
         from densessl.segmentation.protocols import find_protocol
 
         train, val = (open_dataset(args.seg, split) for split in ("train", "val"))
-        protocol = find_protocol(args.seg_protocol, args.seg_set, val.title)
+        protocol = find_protocol(args.seg_protocol, words.seg, val.title)
         for config, pixels in dict.fromkeys((row.config.backbone, Pixels.of(row.config)) for row in rows):
             backbone = network(config, protocol.output_stride)
             backbone.metadata |= pixel_facts(pixels)
             for data in check(backbone, train, val, protocol):
                 data.check()
-        words = ["--data", args.seg, "--protocol", args.seg_protocol]
-        words += ["--set", *args.seg_set] if args.seg_set else []
-        setting = _slug(args.seg, args.seg_protocol, *args.seg_set)
-        asked.append(Evaluation("segmentation", "eval-seg", words, setting))
+        given = ["--data", args.seg, "--protocol", args.seg_protocol, *words.seg]
+        setting = _slug(args.seg, args.seg_protocol, *words.seg)
+        asked.append(Evaluation("segmentation", "eval-seg", given, setting))
     if args.cls:
+        from densessl.classification import protocols
         from densessl.classification.labelled import held_out, open_labelled
 
+        protocols.find_protocol(protocols.LINEAR_FEATURES.name, words.cls)
         for split in ("train", held_out(args.cls)):
             open_labelled(args.cls, split)
         counts = [f"--{split}={n}" for split, n in (("train", args.cls_train), ("test", args.cls_test)) if n]
-        asked.append(Evaluation("classification", "eval-cls", ["--data", args.cls, *counts], _slug(args.cls, *counts)))
+        given, setting = ["--data", args.cls, *counts, *words.cls], _slug(args.cls, *counts, *words.cls)
+        asked.append(Evaluation("classification", "eval-cls", given, setting))
     return asked
 
 
@@ -140,7 +147,6 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--random", action="store_true", help="a row of random weights too")
     add("--seg", metavar="DATA", help="evaluate by segmentation on DATA, as eval-seg does")
     add("--seg-protocol", default="linear_small", metavar="NAME", help="default linear_small")
-    add("--seg-set", nargs="+", default=[], action="extend", metavar="KEY=VALUE", help="change its settings")
     add("--cls", metavar="DATA", help="evaluate by classification on DATA, as eval-cls does")
     add("--cls-train", type=int, metavar="N", help="only N of its training pictures")
     add("--cls-test", type=int, metavar="N", help="only N of its test pictures")

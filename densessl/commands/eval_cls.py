@@ -16,7 +16,7 @@ beside it gives random weights for such pictures.
 examples:
   eval-cls checkpoints/mine resnet18 --data MY_FOLDER
   eval-cls checkpoints/mine --data cifar10 --train 5000 --test 2000 --seed 1
-  eval-cls checkpoints/mine --data cifar10 --protocol linear_sweep --set epochs=50
+  eval-cls checkpoints/mine --data cifar10 --protocol linear_sweep epochs=50
   eval-cls checkpoints/mine --data imagenet --protocol semi_1 --subset 1percent.txt
 """
 
@@ -27,8 +27,7 @@ def main(argv: list[str] | None = None) -> int:
 
     if args.list:
         return print_protocols(PROTOCOLS)
-    size = [f"size={args.size}"] if args.size else []
-    protocol = find_protocol(args.protocol, [*args.set, *size])  # refused before anything heavy is imported
+    protocol = find_protocol(args.protocol, args.changes)  # a wrong word is refused before anything heavy is imported
 
     from densessl.classification.evaluation import evaluate
     from densessl.classification.labelled import held_out, open_labelled
@@ -72,6 +71,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    from densessl.classification.protocols import PROTOCOLS
+
     parser = evaluation_parser(
         "eval-cls",
         "Pooled features of train classify the pictures of val or test: by nearest neighbours and by "
@@ -91,19 +92,13 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         type=Path,
         metavar="FILE",
         help="only the training pictures of a list, a file name a line, as SimCLR's imagenet_subsets/1percent.txt; "
-        "without it --set fraction=0.01 draws them",
+        "without it fraction=0.01 draws them",
     )
     parser.add_argument("--train", type=int, metavar="N", help="only the first N training pictures of a shuffle")
     parser.add_argument("--test", type=int, metavar="N", help="only the first N test pictures of a shuffle")
-    parser.add_argument(
-        "--size",
-        type=int,
-        metavar="N",
-        help="side of the crop, as --set size=N; default 224, and pictures up to 64 pixels as they are",
-    )
-    args = parsed(parser, argv)
-    if args.subset and (args.train or any(change.startswith("fraction=") for change in args.set)):
-        parser.error("--subset says which training pictures count, and so do --train and --set fraction=...")
-    if min(n for n in (args.train, args.test, args.size, 2) if n is not None) < 2:
-        parser.error("--train, --test and --size must be at least 2")
+    args = parsed(parser, argv, PROTOCOLS)
+    if args.subset and (args.train or any(change.startswith("fraction=") for change in args.changes)):
+        parser.error("--subset says which training pictures count, and so do --train and fraction=...")
+    if min(n for n in (args.train, args.test, 2) if n is not None) < 2:
+        parser.error("--train and --test must be at least 2")
     return args

@@ -19,7 +19,7 @@ that of the whole batch. A training that was killed continues from its last stat
 
 examples:
   eval-det checkpoints/demo --data scenes --init random --seeds 3
-  eval-det checkpoints/mine --data MY_FOLDER --set iterations=2000 steps=[1600]
+  eval-det checkpoints/mine --data MY_FOLDER iterations=2000 steps=[1600]
   eval-det checkpoints/mine --data VOCdevkit --protocol voc0712_24k --init random
   torchrun --nproc_per_node 8 tools/eval_det.py checkpoints/mine --data coco --protocol coco_1x
 """
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
 
     if args.list:
         return print_protocols(PROTOCOLS)
-    protocol = find_protocol(args.protocol, args.set)  # a wrong word is refused before anything heavy is imported
+    protocol = find_protocol(args.protocol, args.changes)  # a wrong word is refused before anything heavy is imported
 
     from densessl.backbone_file import find_backbone
     from densessl.detection.datasets import open_dataset
@@ -114,6 +114,8 @@ def _check_states(files: Sequence[Path], resume: bool) -> None:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    from densessl.detection.protocols import PROTOCOLS
+
     parser = evaluation_parser(
         "eval-det",
         "A detector of torchvision is trained on a copy of the backbone and scored on val as COCO does.",
@@ -135,7 +137,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--save-every", type=int, default=500, metavar="N", help="iterations between states; default 500"
     )
-    args = parsed(parser, argv)
+    args = parsed(parser, argv, PROTOCOLS)
     if args.save_every < 1:
         parser.error("--save-every must be at least 1")
     return args

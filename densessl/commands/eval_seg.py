@@ -30,7 +30,7 @@ processes train the same head and share the validation pictures; the numbers are
 examples:
   eval-seg checkpoints/demo --data scenes
   eval-seg checkpoints/mine resnet50 --data MY_FOLDER --seeds 3
-  eval-seg resnet50 --data VOCdevkit --protocol vicregl_resnet --set iterations=4000 batch=8
+  eval-seg resnet50 --data VOCdevkit --protocol vicregl_resnet iterations=4000 batch=8
   torchrun --nproc_per_node 8 tools/eval_seg.py checkpoints/mine --data VOCdevkit --protocol vicregl_resnet
 """
 
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
 
     if args.list:
         return print_protocols(PROTOCOLS)
-    find_protocol(args.protocol, args.set)  # a wrong word is refused before anything heavy is imported
+    find_protocol(args.protocol, args.changes)  # a wrong word is refused before anything heavy is imported
 
     from densessl.device import find_device
     from densessl.segmentation.datasets import open_dataset
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     from densessl.training import distributed
 
     train, val = open_dataset(args.data, "train"), open_dataset(args.data, "val")
-    protocol = find_protocol(args.protocol, args.set, train.title)
+    protocol = find_protocol(args.protocol, args.changes, train.title)
     seeds, which = seeds_of(args)
     names = short_names(args.backbone)
     setting = f"{train.title}-{protocol.name}-{digest(protocol)}-{which}"
@@ -98,6 +98,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    from densessl.segmentation.protocols import PROTOCOLS
+
     parser = evaluation_parser(
         "eval-seg",
         "A head is made from the train split, linear on the frozen backbone unless the protocol says "
@@ -113,4 +115,4 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "PATH:WORD where there is a choice (VOC2012:train, coco:panoptic); or the word scenes",
     )
     several(parser)
-    return parsed(parser, argv)
+    return parsed(parser, argv, PROTOCOLS)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from densessl.backbone_spec import parse_spec
 
 if TYPE_CHECKING:
     from densessl.backbones import Backbone
@@ -16,20 +18,21 @@ BACKBONE = (
     "a run folder, a backbone file, any checkpoint of a ConvNeXt or ResNet, TIMM_NAME=CHECKPOINT, or a timm name: "
     "random weights"
 )
+FAMILIES = ("convnext", "resnet", "vit_", "deit", "test_")  # how timm's names of networks that are measured begin
 
 
 def evaluation_parser(
     prog: str, description: str, examples: str, *, protocol: str, folder: str
 ) -> argparse.ArgumentParser:
-    """BACKBONE, --protocol, --set, --list, --seed, --out, --workers and --device; ``folder`` is that of a run."""
+    """BACKBONE, KEY=VALUE, --protocol, --list, --seed, --out, --workers and --device; ``folder`` is that of a run."""
     parser = argparse.ArgumentParser(
         prog=prog, description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("backbone", nargs="*", metavar="BACKBONE", help=BACKBONE)
-    parser.add_argument("--protocol", default=protocol, metavar="NAME", help=f"see --list; default {protocol}")
-    parser.add_argument(
-        "--set", nargs="+", default=[], action="extend", metavar="KEY=VALUE", help="change settings, and so the hash"
+    parser.add_argument("words", nargs="*", metavar="BACKBONE", help=BACKBONE)
+    parser.add_argument(  # for --help alone: "words" takes all of them
+        "changes", nargs="*", metavar="key=value", help="change settings of the protocol, and so the hash; see --list"
     )
+    parser.add_argument("--protocol", default=protocol, metavar="NAME", help=f"see --list; default {protocol}")
     parser.add_argument("--list", action="store_true", help="print the protocols: hash, source, settings")
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="of all that is drawn and of random weights; default 0"
@@ -54,9 +57,14 @@ def several(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
 
 
-def parsed(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments, where they are possible."""
-    args = parser.parse_args(argv)
+def parsed(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None, protocols: Mapping[str, Protocol]
+) -> argparse.Namespace:
+    """The arguments, where they are possible; ``backbone`` and ``changes`` are the positional ones."""
+    args = parser.parse_intermixed_args(argv)
+    settings = protocols[args.protocol].settings() if args.protocol in protocols else {}
+    args.changes = [word for word in args.words if changes_setting(word, settings)]
+    args.backbone = [word for word in args.words if word not in args.changes]
     if not args.list and not (args.backbone and args.data):
         parser.error("a BACKBONE and --data are needed, or --list")
     if args.seed < 0 or args.workers < 0:
@@ -71,6 +79,21 @@ def parsed(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpa
     return args
 
 
+def changes_setting(word: str, settings: Collection[str]) -> bool:
+    """Whether a word is key=value, meant for one of ``settings``, rather than a backbone.
+
+    A key of the settings wins over all else: ./crop=3 is a file of such a name. NAME=FILE is a backbone if NAME is one
+    of timm's families, or FILE is there or looks like a file. Anything else is a key, so that a misspelt one is
+    answered with the right one.
+    """
+    key, equals, value = word.partition("=")
+    if equals and key in settings:
+        return True
+    if os.sep in key or os.path.exists(word):
+        return False
+    return not key.startswith(FAMILIES) and parse_spec(value).path is None if equals else word in settings
+
+
 def finder(specs: Sequence[str], **how: Any) -> Callable[[str, int], Backbone]:
     """``find_backbone(spec, seed=..., **how)`` of backbones that are compared.
 
@@ -78,7 +101,6 @@ def finder(specs: Sequence[str], **how: Any) -> Callable[[str, int], Backbone]:
     too. Raises UserError.
     """
     from densessl.backbone_file import find_backbone
-    from densessl.backbone_spec import parse_spec
     from densessl.reading import RGB, pixels_of, read_alike
 
     first = next((find_backbone(spec, **how) for spec in specs if parse_spec(spec).path), None)

@@ -27,17 +27,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Words:
-    """What is asked for: the configuration of each row, and key=value for all rows and for single ones."""
+    """What is asked for: the configuration of each row, and key=value for all rows, single ones and evaluations."""
 
     cfgs: dict[str, str] = field(default_factory=dict)
     everyone: list[str] = field(default_factory=list)
     own: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    seg: list[str] = field(default_factory=list)
+    cls: list[str] = field(default_factory=list)
 
 
 def read_words(texts: Sequence[str]) -> Words:
-    """CFG, NAME=CFG, key=value or NAME:key=value each; ``all`` is every METHOD_cifar of configs/, named METHOD.
+    """CFG, NAME=CFG, key=value, NAME:key=value, seg.key=value or cls.key=value each.
 
-    Raises UserError for the first that is none of these.
+    ``all`` is every METHOD_cifar of configs/, named METHOD. Raises UserError for the first that is none of these.
     """
     words = Words()
     for text in texts:
@@ -46,6 +48,9 @@ def read_words(texts: Sequence[str]) -> Words:
             rows = [(path.stem.removesuffix("_cifar"), path.stem) for path in sorted(CONFIGS.glob("*_cifar.yaml"))]
         elif own := re.fullmatch(r"([\w-]+):(\w[\w.]*=.*)", text):
             words.own[own[1]].append(own[2])
+            continue
+        elif setting := re.fullmatch(r"(seg|cls)\.(\w+=.*)", text):
+            getattr(words, setting[1]).append(setting[2])
             continue
         elif named and named[1] not in Config.model_fields:
             rows = [(named[1], named[2])]

@@ -100,7 +100,7 @@ def check(backbone: Backbone, train: DetectionDataset, val: DetectionDataset, pr
         if isinstance(protocol, FPN) and protocol.masks and not data.masks:
             raise UserError(
                 f"{data.title} {data.split}: protocol {protocol.name} learns masks, but not every object has a "
-                "segmentation; --set masks=false trains Faster R-CNN on the boxes alone"
+                "segmentation; masks=false trains Faster R-CNN on the boxes alone"
             )
 
 

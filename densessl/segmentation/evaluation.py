@@ -118,6 +118,6 @@ def check(
     if protocol.photometric and pixels != RGB:
         raise UserError(
             f"protocol {protocol.name} distorts the colours of RGB pictures of 8 bits, and this backbone takes "
-            f"{described(pixels)}: --set photometric=false leaves them as they are"
+            f"{described(pixels)}: photometric=false leaves them as they are"
         )
     return train, val
