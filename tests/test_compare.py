@@ -243,7 +243,7 @@ def test_settings_of_the_evaluations_reach_them(imitation: Imitation, tmp_path: 
     words = ["--cfg", "a=demo", *SMALL, "--budget", "steps=6", "--out", str(tmp_path), "--cls", str(classes)]
     assert main([*words, "--seg", "scenes", "seg.iterations=2", "cls.epochs=3", "seg.crop=[8, 8]"]) == 0
     assert imitation.asked == ["pretrain a 0", "eval-seg a 0", "eval-cls a 0"]
-    assert [word for word in imitation.command if "=" in word] == ["epochs=3"]
+    assert "epochs=3" in imitation.command
     assert next((tmp_path / "a" / "seed0" / "segmentation").iterdir()).name.endswith("-iterations=2-crop=-8,-8")
     for word, message in (("cls.epoch=3", r"did you mean epochs\?"), ("seg.crop=3", "seg.crop=3: --seg DATA")):
         with pytest.raises(UserError, match=message):
