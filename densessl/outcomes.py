@@ -1,8 +1,8 @@
 """Results of several seeds and backbones: what is done alike whatever was measured.
 
 An outcome is a backbone's: its name, its results, one a seed, its rows, and ``minus`` another outcome, which gives
-rows as well. A row is a NamedTuple of mean and std over seeds and, where there is one, an interval from low to high. A
-result has protocol, seed, data, backbone, device, seconds, memory and processes, as segmentation's has.
+rows as well. A row is a Spread. A result has protocol, seed, data, backbone, device, seconds, memory and processes, as
+segmentation's has.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
+from scipy.special import stdtrit
 
 import densessl.protocol
 from densessl.backbones import Backbone
@@ -26,6 +27,52 @@ from densessl.files import aside
 from densessl.versions import versions
 
 Row = tuple[str, str]  # group and key: ("scores", "miou"), ("class_iou", "road"), ("box", "ap50")
+LEVEL = 0.95  # of every interval
+# What an interval over these says nothing about. The seeds of an evaluation are its head's and those of random weights.
+NOT_COVERED = {"pictures": "another seed, another pretraining", "seeds": "other images, another pretraining"}
+NO_INTERVAL = "one seed, so no interval: another seed or pretraining may differ by more"
+
+
+class Spread(NamedTuple):
+    """A number with its standard deviation over seeds and its interval; None where there is none."""
+
+    mean: float | None
+    std: float | None
+    low: float | None
+    high: float | None
+
+
+def spread_over_seeds(values: Sequence[float]) -> Spread:
+    """Of a number of each seed, NaN left out: mean, sample standard deviation, and Student's interval of the mean.
+
+    Of differences seed by seed the interval is the paired one. With one seed there is neither.
+    """
+    have = [value for value in values if not math.isnan(value)]
+    mean = statistics.fmean(have) if have else None
+    if mean is None or len(have) < 2:
+        return Spread(mean, None, None, None)
+    std = statistics.stdev(have)
+    half = float(stdtrit(len(have) - 1, (1 + LEVEL) / 2)) * std / math.sqrt(len(have))
+    return Spread(mean, std, mean - half, mean + half)
+
+
+def interval_facts(seeds: int, over: str | None = None, **more: Any) -> dict[str, Any]:
+    """What the intervals of a table are, for JSON: over ``seeds``, or of a single one ``over`` what is given."""
+    if seeds > 1:
+        facts = {"over": "seeds", "method": "Student's t, paired in differences", "level": LEVEL}
+    elif over is None:
+        return {"over": None, "not_covered": NO_INTERVAL}
+    else:
+        facts = {"over": over, "level": LEVEL, **more}
+    return {**facts, "not_covered": NOT_COVERED[facts["over"]]}
+
+
+def interval_text(facts: Mapping[str, Any]) -> str:
+    """The same in words, short."""
+    if not facts["over"]:
+        return NO_INTERVAL
+    over = {"seeds": "seeds, Student's t", "pictures": "the validation images alone"}[facts["over"]]
+    return f"[{facts['level']:.0%} interval over {over}; not covered: {NOT_COVERED[facts['over']]}]"
 
 
 # --- facts for JSON ---
@@ -69,9 +116,15 @@ def record(outcome: Any, about: Mapping[str, Any], seed: Callable[[Any], dict[st
 
 
 def comparison(outcomes: Sequence[Any], about: Mapping[str, Any]) -> dict[str, Any]:
-    """What all outcomes differ by from the first."""
+    """The scores of all outcomes, and what they differ by from the first."""
     first = outcomes[0]
-    return {**about, "minus": first.name, "differences": {o.name: grouped(o.minus(first)) for o in outcomes[1:]}}
+    return {
+        **about,
+        "seeds": [result.seed for result in first.results],
+        "backbones": {o.name: grouped(o.rows) for o in outcomes},
+        "minus": first.name,
+        "differences": {o.name: grouped(o.minus(first)) for o in outcomes[1:]},
+    }
 
 
 def grouped(rows: Mapping[Row, Any]) -> dict[str, dict[str, Any]]:
@@ -119,8 +172,8 @@ def markdown(
         f"|---|{'---:|' * len(titles)}",
     ]
     for row, text in rows:
-        cells = [_cell(o.rows[row], interval=intervals(row)) for o in outcomes]
-        cells += [_cell(difference[row], interval=True, sign="+") for difference in differences]
+        cells = [cell(o.rows[row], interval=intervals(row)) for o in outcomes]
+        cells += [cell(difference[row], interval=True, sign="+") for difference in differences]
         lines.append(f"| {text.replace('|', chr(92) + '|')} | {' | '.join(cells)} |")
     costs: dict[str, Callable[[Any], float]] = {
         "training, s": lambda result: result.seconds[0],
@@ -153,7 +206,8 @@ def csv_lines(outcomes: Sequence[Any], label: str, titles: Sequence[str], of: Ca
     return text.getvalue()
 
 
-def _cell(value: Any, *, interval: bool, sign: str = "") -> str:
+def cell(value: Spread, *, interval: bool, sign: str = "") -> str:
+    """In per cent; ``sign`` is "+" for differences."""
     if value.mean is None:
         return "-"
     error = f" ± {100 * value.std:.1f}" if value.std is not None else ""

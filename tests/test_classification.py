@@ -416,10 +416,17 @@ def test_command_on_shards_compares_backbones(tmp_path, capsys):
     few = ["--train", "20", "--test", "10", "size=32"]
     args = ["convnext_atto", "test_resnet", "--data", str(data), "--out", str(out), *few]
     assert main([*args, "--workers", "2"]) == 0
-    assert "with size=32 [" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "with size=32 [" in printed
     names = ["convnext_atto-random", "test_resnet-random"]
-    assert sorted(file.name for file in out.iterdir()) == names
+    assert sorted(file.name for file in out.iterdir()) == ["comparison.json", *names]
     first = [json.loads((out / name / "results.json").read_text()) for name in names]
     assert first[0]["data"]["test"] == {"split": "test", "pictures": 10}
+    gains = [second - score for score, second in zip(*(each["scores"].values() for each in first), strict=True)]
+    compared = json.loads((out / "comparison.json").read_text())
+    assert list(compared["differences"]["test_resnet (random)"]["scores"].values()) == gains
+    cells = " | ".join(f"{100 * gain:+z.1f}" for gain in gains)
+    assert f"| test_resnet (random) minus convnext_atto (random) | {cells} |" in printed
+    assert "one seed, so no interval: another seed or pretraining may differ by more" in printed
     assert main([*args[1:], "--workers", "0"]) == 0
     assert json.loads((out / "results.json").read_text())["scores"] == first[1]["scores"]

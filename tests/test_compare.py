@@ -180,7 +180,7 @@ class Imitation:
 
 
 def score(row: str, seed: int) -> float:
-    return {"a": 0.25, "b": 0.5, RANDOM: 0.125}[row] + seed / 100
+    return {"a": 0.25, "b": 0.5, RANDOM: 0.125}[row] + seed / 100 * (3 if row == RANDOM else 1)
 
 
 @pytest.fixture
@@ -205,22 +205,26 @@ def test_every_step_is_done_once_and_the_table_says_what_was_found(
     imitation: Imitation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words_for(tmp_path, "--random", "--launch", "srun --ntasks 2 python")) == 0
-    first = ["pretrain a 0", "eval-seg a 0", "pretrain b 0", "eval-seg b 0", "eval-seg random 0"]
+    first = ["eval-seg random 0", "pretrain a 0", "eval-seg a 0", "pretrain b 0", "eval-seg b 0"]
     assert imitation.asked == [*first, *(step.replace("0", "1") for step in first)]
     assert imitation.command[0] == sys.executable  # evaluations are one process
     printed = capsys.readouterr().out
-    assert "[1/10] a seed 0 pretrain: 0:00:00\n" in printed  # how long evaluation takes isn't known yet
-    assert "[9/10] b seed 1 segmentation: 0:00:00; left 0:00:00\n" in printed
+    assert "[1/10] random seed 0 segmentation: 0:00:00\n" in printed  # how long pretraining takes isn't known yet
+    assert "[9/10] b seed 1 pretrain: 0:00:00; left 0:00:00\n" in printed
     text = (tmp_path / "table.md").read_text()
     assert text in printed
     std = 100 * statistics.stdev([0.25, 0.26])
     seconds = 2 * 16 * sum(1 / pace for pace in PACE)
     lines = text.splitlines()
-    assert lines[0] == "|  | mIoU | pictures/s | GiB | M parameters | minutes | optimiser, peak rate |"
+    assert (
+        lines[0] == "|  | mIoU | mIoU minus random | pictures/s | GiB | M parameters | minutes | optimiser, peak rate |"
+    )
     # The speed is the median of the later entries; the learning rate that of a batch of 16.
-    assert lines[2] == f"| a | 25.5 ± {std:.2g} | 15.0 | 1.0 | 2.5 | {seconds / 60:.2g} | adamw 0.00075 |"
-    assert lines[3].startswith("| b | **50.5 ± 0.71** |")
-    assert lines[4] == "| random | 13.0 ± 0.71 | - | - | - | - | - |"
+    assert lines[2] == "| random | 14.0 ± 2.1 | - | - | - | - | - | - |"
+    gain = "+11.5 ± 1.4 [-1.2, +24.2]"  # 12.5 and 10.5: 11.5 and 12.706 times 1 to each side
+    assert lines[3] == f"| a | 25.5 ± {std:.2g} | {gain} | 15.0 | 1.0 | 2.5 | {seconds / 60:.2g} | adamw 0.00075 |"
+    assert lines[4].startswith("| b | **50.5 ± 0.71** | +36.5 ± 1.4 [")
+    assert "minus random: [95% interval over seeds, paired, Student's t; not covered: other images]" in text
     assert "linear_small with iterations=2 [12345678] on scenes (5 train pictures), per cent" in text
     assert "- b: demo with method.alpha=0.25\n" in text
     assert "over 20% of the time spent waiting for pictures: a, b" in text

@@ -342,7 +342,7 @@ def test_command_end_to_end(tmp_path, capsys):
     assert main([*words, "--init", "random", "--seeds", "2", "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr()
     assert "train 4/4" in said.err
-    assert "| | mine | test_resnet (random) | test_resnet (random) minus mine |" in said.out
+    assert "| | test_resnet (random) | mine | mine minus test_resnet (random) |" in said.out
     assert "not det_small itself: sides=(64,), " in said.out
     names = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     files = [f"results.{ending}" for ending in ("csv", "json", "md")] + ["pictures.png"]
@@ -358,16 +358,22 @@ def test_command_end_to_end(tmp_path, capsys):
     values = [seed["box"]["ap"] for seed in mine["seeds"]]
     assert mine["box"]["ap"]["mean"] == pytest.approx(np.mean(values))
     assert mine["box"]["ap"]["std"] == pytest.approx(np.std(values, ddof=1))
-    assert mine["box"]["ap_large"] == {"mean": None, "std": None}
+    assert mine["box"]["ap_large"] == dict.fromkeys(("mean", "std", "low", "high"))
     line = next(
         x for x in (tmp_path / "out" / "comparison.md").read_text().splitlines() if x.startswith("| box **AP**")
     )
     cells = [cell.strip() for cell in line.strip("|").split("|")]
-    for cell, about in zip(cells[1:], (mine, random), strict=False):
+    for cell, about in zip(cells[1:], (random, mine), strict=False):
         assert cell == f"{100 * about['box']['ap']['mean']:.1f} ± {100 * about['box']['ap']['std']:.1f}"
-    summary = json.loads((tmp_path / "out" / "comparison.json").read_text())["differences"]["test_resnet (random)"]
-    difference = random["box"]["ap"]["mean"] - mine["box"]["ap"]["mean"]
-    assert summary["box"]["ap"]["mean"] == pytest.approx(difference)
+    comparison = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    difference = np.subtract(values, [seed["box"]["ap"] for seed in random["seeds"]])
+    found = comparison["differences"]["mine"]["box"]["ap"]
+    assert found["mean"] == pytest.approx(difference.mean())
+    half = 12.7062 * abs(difference[0] - difference[1]) / 2  # of two: the quantile of one degree of freedom
+    assert [found["low"], found["high"]] == pytest.approx([found["mean"] - half, found["mean"] + half], rel=1e-4)
+    assert f"{100 * found['mean']:+.1f} ± {100 * found['std']:.1f} [{100 * found['low']:+.1f}, " in cells[3]
+    assert comparison["intervals"]["over"] == "seeds"
+    assert "interval over seeds, Student's t; not covered: other images, another pretraining" in said.out
     with Image.open(tmp_path / "out" / "mine" / "pictures.png") as page:
         assert page.height > 4 * 400
 

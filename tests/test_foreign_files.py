@@ -19,7 +19,7 @@ from densessl.backbone_file import IMAGENET, find_backbone, init_backbone, save_
 from densessl.backbone_spec import BackboneSpec, parse_spec
 from densessl.backbones import Backbone
 from densessl.commands import export as export_command
-from densessl.commands.naming import result_folders, short_names
+from densessl.commands.naming import comparison_folders, result_folders, short_names
 from densessl.errors import UserError
 from densessl.foreign.architecture import CONVNEXTS, RESNETS, in_chans, timm_name
 from densessl.foreign.sources import find_part
@@ -211,6 +211,29 @@ def test_how_a_backbone_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "run/segmentation/s",
         "checkpoints/eval/resnet18-random/s",
     ]
+    assert comparison_folders(folders, None) == [*folders.values()][:3]
+    assert comparison_folders(dict(list(folders.items())[3:]), None) == [Path("checkpoints/eval/resnet18-random/s")]
+
+
+def test_results_of_files_of_one_name_go_to_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    specs = {
+        "a/backbone.safetensors": ("a", "a/cls/s"),
+        "a/backbone_best.safetensors": ("a (best)", "a/cls/s-best"),
+        "b/backbone_best.safetensors": ("b (best)", "b/cls/s-best"),
+        "x/model.pth": ("x/model.pth", "checkpoints/eval/x-model/s"),
+        "y z/model.pth": ("y z/model.pth", "checkpoints/eval/y-z-model/s"),
+        "/data/x/model.pth": ("/data/x/model.pth", "checkpoints/eval/data-x-model/s"),
+    }
+    names = short_names(list(specs))
+    folders = result_folders(names, None, "cls", "s")
+    assert {spec: (names[spec], str(folder)) for spec, folder in folders.items()} == specs
+    apart = [result_folders(short_names([spec]), None, "cls", "s")[spec] for spec in specs]  # one command each
+    assert [str(folder) for folder in apart] == [folder for _, folder in specs.values()]
+    together = result_folders(names, Path("out"), "cls", "s")
+    assert str(together["b/backbone_best.safetensors"]) == "out/b-best"
 
 
 def test_a_backbone_file_needs_no_name_and_no_part(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from made_runs import NETWORK, made_run
 from PIL import Image
 from short_runs import small_scenes
 from test_health_words import ILL, curve
+from test_segmentation_linear import QUICK, Blocks
 from test_visualize import Page
 
 from densessl.__main__ import COMMANDS
@@ -357,6 +358,32 @@ def test_evaluations_are_shown_as_they_were_written(tmp_path: Path) -> None:
     assert "<td>mine</td><td>4</td><td>75.0</td><td>90.0</td>" in text
 
 
+def test_a_run_shows_its_comparisons_with_random_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Random weights first, wherever the command has them, and what all else differs by from them."""
+    monkeypatch.chdir(tmp_path)
+    run, masks = made_run(tmp_path / "mine", curve(FALLING[:9])), Blocks("train").write(tmp_path / "blocks")
+    shutil.copy(run / "backbone.safetensors", run / "backbone_best.safetensors")
+    words = [*map(str, (run, run / "backbone_best.safetensors")), NETWORK, "--data", str(masks)]
+    assert eval_seg.main([*words, "--set", *QUICK, "--workers", "0", "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    random = f"{NETWORK} (random)"
+    assert f"| | {random} | mine | mine (best) | mine minus {random} | mine (best) minus {random} |" in said
+    assert sorted(path.name[-5:] for path in (run / "segmentation").iterdir()) == ["-best", "seed0"]
+    assert len(list(run.rglob("comparison.json"))) == 2
+    text = unescape(page_of("mine", *PLAIN, out=tmp_path / "page.html"))
+    scores = text[text.index('<section id="scores">') :]
+    rows = re.findall(r"<tr><td>(.*?)</td><td>0</td><td>(.*?)</td>", scores[: scores.index("</table>")])
+    names = [random, "mine", "mine (best)", f"mine minus {random}", f"mine (best) minus {random}"]
+    assert [name for name, _ in rows] == names
+    (line,) = (line for line in said.splitlines() if line.startswith("| **mIoU**"))
+    assert [score for _, score in rows] == [cell.strip() for cell in line.strip("|").split("|")[1:]]
+    over = "[95% interval over the validation images alone; not covered: another seed, another pretraining]"
+    assert f'</table></div><p class="pale">{over}</p>' in scores
+    assert over in said
+
+
 def test_the_commands_are_those_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is parsed by what it names; the lines of Python run."""
     run = made_run(tmp_path / "my run", curve(FALLING[:9]), "optim.base_lr=0.034", steps=20, end=None)
@@ -380,7 +407,7 @@ def test_the_commands_are_those_of_the_run(tmp_path: Path, monkeypatch: pytest.M
     assert {each[0] for each in named} == {"eval-seg", "eval-cls", "visualize", "export"} <= set(COMMANDS)
     assert all(each[1] == str(run) for each in named)
     for module, each in ((eval_seg, named[0]), (eval_cls, named[1])):
-        assert module._arguments(each[1:]).backbone == [str(run), NETWORK]
+        assert module._arguments(each[1:]).backbone == [NETWORK, str(run)]
 
 
 def test_the_best_backbone_is_named_and_probes_have_titles(tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 """Bootstrap intervals against a naive loop over the same draws, and how often they hold the truth."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
-from densessl.segmentation.intervals import Spread, drawn, draws, spread
+from densessl.outcomes import Spread, spread_over_seeds
+from densessl.segmentation.intervals import drawn, draws, spread
 from densessl.segmentation.metrics import scores
 
 
@@ -41,12 +44,35 @@ def test_intervals_equal_a_naive_loop():
     loops = np.array([[naive_miou(counts[drawn]) for drawn in pictures] for counts in (one, two)])
     values = torch.stack([miou(one, times), miou(two, times)])
     np.testing.assert_allclose(values.numpy(), loops)
-    for rows, want in ((values[:1], loops[0]), (values, loops.mean(0)), (values[1:] - values[:1], loops[1] - loops[0])):
+    for rows, want in ((values[:1], loops[0]), (values[1:] - values[:1], loops[1] - loops[0])):
         found = spread(rows)
         assert found.mean == pytest.approx(want[0])
         assert (found.low, found.high) == pytest.approx(tuple(np.quantile(want[1:], [0.025, 0.975])))
-    assert spread(values).std == pytest.approx(np.std(loops[:, 0], ddof=1))
     assert spread(values[:1]).std is None
+
+
+def test_of_several_seeds_the_interval_is_students() -> None:
+    """The quantiles are those of Student 1908's table; three seeds of the demo are the numbers."""
+    table = {2: 12.7062, 3: 4.3027, 5: 2.7764, 11: 2.2281}
+    for n, quantile in table.items():
+        values = np.random.default_rng(n).normal(0.3, 0.1, n)
+        mean = sum(values) / n
+        std = (sum((value - mean) ** 2 for value in values) / (n - 1)) ** 0.5
+        on_draws = torch.from_numpy(np.c_[values, np.random.default_rng(0).random((n, 20))])  # which say nothing then
+        want = [mean, std, mean - quantile * std / n**0.5, mean + quantile * std / n**0.5]
+        assert [*spread(on_draws)] == pytest.approx(want, rel=1e-4)
+    low, high = spread_over_seeds([-0.008, 0.021, -0.014])[2:]
+    assert low == pytest.approx(-0.0468, abs=1e-4)  # each one's interval over images left out zero
+    assert high == pytest.approx(0.0462, abs=1e-4)
+    assert spread_over_seeds([0.5, math.nan]) == (0.5, None, None, None)
+
+
+def test_students_intervals_of_paired_seeds_hold_the_truth_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(0)
+    seeds = rng.normal(0, 1, (2000, 3))  # what a seed does to both
+    gains = (seeds + rng.normal(0.5, 0.2, seeds.shape)) - (seeds + rng.normal(0, 0.2, seeds.shape))
+    found = [spread_over_seeds(gain.tolist()) for gain in gains]
+    assert 0.935 <= np.mean([each.low <= 0.5 <= each.high for each in found]) <= 0.965
 
 
 def test_pairs_cancel_what_pictures_share():

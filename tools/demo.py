@@ -2,11 +2,12 @@
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from densessl.outcomes import LEVEL, cell, spread_over_seeds
 
 ROOT = Path(__file__).parents[1]
 NETWORK = "convnext_atto"  # as in configs/demo.yaml
@@ -21,7 +22,7 @@ def run(*words: str) -> None:
 
 
 def score(folder: Path) -> float:
-    return 100 * json.loads((folder / "results.json").read_text())["scores"]["miou"]["mean"]
+    return json.loads((folder / "results.json").read_text())["scores"]["miou"]["mean"]
 
 
 parser = argparse.ArgumentParser(description=__doc__)
@@ -33,18 +34,21 @@ for seed in range(args.seeds):
     name, results = f"demo-seed{seed}", Path(f"checkpoints/demo-seed{seed}/segmentation")
     run("tools/pretrain.py", "--cfg", "demo", f"seed={seed}", f"run=checkpoints/{name}", "--overwrite")
     scenes = ["--data", "scenes", "--protocol", "linear_small", "--seed", str(seed), "--out", str(results)]
-    run("tools/eval_seg.py", f"checkpoints/{name}", NETWORK, *scenes)
-    pairs.append((score(ROOT / results / name), score(ROOT / results / f"{NETWORK}-random")))
+    run("tools/eval_seg.py", NETWORK, f"checkpoints/{name}", *scenes)
+    pairs.append((score(ROOT / results / f"{NETWORK}-random"), score(ROOT / results / name)))
 run("tools/export.py", "checkpoints/demo-seed0", "--to", "timm")
 run("tools/report.py", *(f"checkpoints/demo-seed{seed}" for seed in range(args.seeds)), "--out", REPORT)
 
-print(
-    f"\nmIoU on scenes, {NETWORK} frozen under a linear head:\n\n| seed | VICRegL | random weights |\n|---|---:|---:|"
-)
-for seed, (trained, random) in enumerate(pairs):
-    print(f"| {seed} | {trained:.1f} | {random:.1f} |")
-gain = statistics.fmean(trained - random for trained, random in pairs)
-print(f"\nVICRegL gains {gain:.1f} points, without a label, in {(time.monotonic() - began) / 60:.0f} minutes in all.")
+print(f"\nmIoU on scenes, {NETWORK} frozen under a linear head:\n")
+print("| seed | random weights | VICRegL | minus random |\n|---|---:|---:|---:|")
+for seed, (random, trained) in enumerate(pairs):
+    print(f"| {seed} | {100 * random:.1f} | {100 * trained:.1f} | {100 * (trained - random):+.1f} |")
+gain = spread_over_seeds([trained - random for random, trained in pairs])
+over = "one seed: another may differ by more than the interval over images above; make demo SEEDS=3 shows how much"
+if args.seeds > 1:
+    over = f"mean ± standard deviation [{LEVEL:.0%} interval] over {args.seeds} seeds, paired, Student's t"
+print(f"\nVICRegL minus random weights: {cell(gain, interval=True, sign='+')} points, without a label ({over}).")
+print(f"{(time.monotonic() - began) / 60:.0f} minutes in all.")
 print("Input, truth and prediction side by side:")
 for picture in sorted(p for s in range(args.seeds) for p in ROOT.glob(f"checkpoints/demo-seed{s}/**/pictures.png")):
     print(f"  {picture.relative_to(ROOT)}")

@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     rows = compose(words, args.budget, args.like)
     first = rows[0].config
     if args.random:
-        rows.append(Row(RANDOM, first, "no pretraining"))
+        rows.insert(0, Row(RANDOM, first, "no pretraining"))
 
     from densessl.compare.plot import plot
     from densessl.compare.runs import Run, begin, network
@@ -144,7 +144,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--like", metavar="CFG", help="pictures, views, backbone and all else from CFG instead of the first row")
     add("--budget", required=True, metavar="LENGTH", help="of each pretraining: steps=N or epochs=N")
     add("--seeds", type=int, default=1, metavar="N", help="seeds 0 to N-1, reported as mean ± standard deviation")
-    add("--random", action="store_true", help="a row of random weights too")
+    add("--random", action="store_true", help="a first row of random weights, from which the others' differences are")
     add("--seg", metavar="DATA", help="evaluate by segmentation on DATA, as eval-seg does")
     add("--seg-protocol", default="linear_small", metavar="NAME", help="default linear_small")
     add("--cls", metavar="DATA", help="evaluate by classification on DATA, as eval-cls does")

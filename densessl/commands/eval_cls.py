@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from densessl.commands.evaluation import evaluation_parser, finder, parsed, print_protocols
-from densessl.commands.naming import make_folder, result_folders, short_names
+from densessl.commands.naming import comparison_folders, make_folder, result_folders, short_names
 
 EXAMPLES = """
 Pictures are read with the channels and values that the backbone was pretrained on, from TIFFs or .npy too. A timm name
-beside it gives random weights for such pictures.
+beside it gives random weights for such pictures, comes first, and the others are compared with it.
 
 examples:
-  eval-cls checkpoints/mine resnet18 --data MY_FOLDER
+  eval-cls resnet18 checkpoints/mine --data MY_FOLDER
   eval-cls checkpoints/mine --data cifar10 --train 5000 --test 2000 --seed 1
   eval-cls checkpoints/mine --data cifar10 --protocol linear_sweep epochs=50
   eval-cls checkpoints/mine --data imagenet --protocol semi_1 --subset 1percent.txt
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from densessl.classification.evaluation import evaluate
     from densessl.classification.labelled import held_out, open_labelled
-    from densessl.classification.report import table, write
+    from densessl.classification.report import table, write, write_comparison
     from densessl.classification.subset import list_title, listed
 
     data = {"name": args.data.resolve().name, "train": "train", "test": held_out(args.data)}
@@ -67,6 +67,10 @@ def main(argv: list[str] | None = None) -> int:
     print(table(results, data))
     for folder in folders.values():
         print(f"results: {folder}")
+    if len(results) > 1:
+        for folder in comparison_folders(folders, args.out):
+            write_comparison(folder, results, data)
+            print(f"comparison: {folder}")
     return 0
 
 

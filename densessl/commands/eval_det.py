@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from densessl.commands.evaluation import evaluation_parser, parsed, print_protocols, seeds_of, several
-from densessl.commands.naming import make_folder, result_folders, short_names
+from densessl.commands.naming import comparison_folders, is_random, make_folder, result_folders, short_names
 from densessl.errors import UserError
 
 EXAMPLES = """
-Several backbones are compared with the first. Several processes share the pictures of each batch, and the gradient is
-that of the whole batch. A training that was killed continues from its last state with --resume and the same words.
+Several backbones are compared with the first, which is the one of random weights if there is one. Several processes
+share the pictures of each batch, and the gradient is that of the whole batch. A training that was killed continues from
+its last state with --resume and the same words.
 
 examples:
   eval-det checkpoints/demo --data scenes --init random --seeds 3
@@ -50,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         check(backbone, train, val, protocol)
         if args.init == "random" and backbone.name not in args.backbone:
             colours.setdefault(backbone.name, {k: backbone.metadata[k] for k in ("mean", "std")})
-    specs = [*args.backbone, *colours]
+    specs = sorted([*colours, *args.backbone], key=lambda spec: not is_random(spec))  # random weights come first
     seeds, which = seeds_of(args)
     names = short_names(specs)
     setting = f"{train.title}-{protocol.name}-{digest(protocol)}-{which}"
@@ -94,9 +95,9 @@ def main(argv: list[str] | None = None) -> int:
     for folder in folders.values():
         print(f"results and pictures: {folder}")
     if len(outcomes) > 1:
-        comparison = args.out or folders[specs[0]]
-        write_comparison(comparison, outcomes)
-        print(f"comparison: {comparison}")
+        for folder in comparison_folders(folders, args.out):
+            write_comparison(folder, outcomes)
+            print(f"comparison: {folder}")
     for file in states.values():  # not before: a table that was interrupted begins with what is finished
         file.unlink(missing_ok=True)
     return 0

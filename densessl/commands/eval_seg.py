@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from densessl.commands.evaluation import evaluation_parser, finder, parsed, print_protocols, seeds_of, several
-from densessl.commands.naming import make_folder, result_folders, short_names
+from densessl.commands.naming import comparison_folders, make_folder, result_folders, short_names
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,12 +24,13 @@ your own checkpoint on your own masks:
 Pictures are read with the channels and values that the backbone was pretrained on: one of other channels than colours,
 or of more than 8 bits, reads TIFFs or .npy of MY_FOLDER. A timm name beside it gives random weights for such pictures.
 
-Several backbones are compared with the first: differences with intervals over the validation pictures. Several
-processes train the same head and share the validation pictures; the numbers are those of one process.
+Several backbones are compared with the first, which is the one of random weights if there is one: differences with
+intervals, over the validation images or with --seeds over the seeds. Several processes train the same head and share
+the validation pictures; the numbers are those of one process.
 
 examples:
   eval-seg checkpoints/demo --data scenes
-  eval-seg checkpoints/mine resnet50 --data MY_FOLDER --seeds 3
+  eval-seg resnet50 checkpoints/mine --data MY_FOLDER --seeds 3
   eval-seg resnet50 --data VOCdevkit --protocol vicregl_resnet iterations=4000 batch=8
   torchrun --nproc_per_node 8 tools/eval_seg.py checkpoints/mine --data VOCdevkit --protocol vicregl_resnet
 """
@@ -91,9 +92,9 @@ def main(argv: list[str] | None = None) -> int:
     for folder in folders.values():
         print(f"results and pictures: {folder}")
     if len(outcomes) > 1:
-        comparison = args.out or folders[args.backbone[0]]
-        write_comparison(comparison, outcomes)
-        print(f"comparison: {comparison}")
+        for folder in comparison_folders(folders, args.out):
+            write_comparison(folder, outcomes)
+            print(f"comparison: {folder}")
     return 0
 
 

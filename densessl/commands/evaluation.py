@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from densessl.backbone_spec import parse_spec
+from densessl.commands.naming import is_random
 
 if TYPE_CHECKING:
     from densessl.backbones import Backbone
@@ -71,6 +72,7 @@ def parsed(
         parser.error("--seed and --workers must be at least 0")
     if len(set(args.backbone)) < len(args.backbone):
         parser.error("a BACKBONE stands twice")
+    args.backbone.sort(key=lambda spec: not is_random(spec))  # random weights come first: all else is measured by them
     if (seeds := getattr(args, "seeds", None)) is not None:
         if seeds < 1:
             parser.error("--seeds must be at least 1")

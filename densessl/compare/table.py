@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from densessl import __version__
+from densessl.compare.plot import MAIN
+from densessl.compare.rows import RANDOM
 from densessl.compare.runs import Evaluation, Run
 from densessl.compare.steps import Failed
+from densessl.outcomes import LEVEL, cell, spread_over_seeds
+from densessl.outcomes import Spread as Difference
 
 SCORES = {"miou": "mIoU", "pixel_accuracy": "pixel acc.", "mean_accuracy": "class acc."}
 SCORES |= {"boundary_miou": "boundary mIoU", "frequency_weighted_iou": "fw IoU"}
@@ -49,6 +53,8 @@ def summarise(
     for row in rows.values():
         row["scores"] = {kind: _spreads([seed["scores"].get(kind, {}) for seed in row["seeds"]]) for kind in about}
         row["cost"] = _spreads([seed["cost"] for seed in row["seeds"]])
+    for name in rows.keys() - {RANDOM} if RANDOM in rows else ():
+        rows[name]["minus_random"] = _differences(rows[name]["seeds"], rows[RANDOM]["seeds"], about)
     date = datetime.now(UTC).isoformat(timespec="seconds")
     return {**facts, "evaluations": about, "rows": rows, "densessl": __version__, "date": date}
 
@@ -61,6 +67,10 @@ def table(summary: dict[str, Any]) -> str:
         for key in dict.fromkeys(key for row in rows.values() for key in row["scores"][kind]):
             cells = _column([row["scores"][kind].get(key) for row in rows.values()], 0.01, max)
             columns.append([SCORES.get(key, key), "---:", *cells])
+            if key in MAIN and any("minus_random" in row for row in rows.values()):
+                found = (row.get("minus_random", {}).get(kind, {}).get(key) for row in rows.values())
+                cells = [cell(Difference(**each), interval=True, sign="+") if each else "-" for each in found]
+                columns.append([f"{SCORES.get(key, key)} minus {RANDOM}", "---:", *cells])
     for key, title, unit, best in COSTS:
         means = [{**row["cost"][key], "std": None} if key in row["cost"] else None for row in rows.values()]
         if any(means):
@@ -94,7 +104,14 @@ def _notes(summary: dict[str, Any]) -> list[str]:
             counts = ", ".join(f"{part['pictures']} {part['split']}" for part in data.values() if "split" in part)
             named = f"{protocol['name']}{f' with {changed}' if changed else ''} [{protocol['hash']}]"
             notes.append(f"{kind}: {named} on {data['name']} ({counts} pictures), per cent")
-    if not summary["evaluations"]:
+    if summary["evaluations"]:
+        if len(seeds) == 1:
+            notes.append("one seed, so no interval: with another one differences may be others (--seeds)")
+        elif RANDOM in rows:
+            notes.append(
+                f"minus {RANDOM}: [{LEVEL:.0%} interval over seeds, paired, Student's t; not covered: other images]"
+            )
+    else:
         notes.append("only pretraining was compared: --seg and --cls evaluate the backbones")
     if summary["jobs"] > 1:
         notes.append(f"{summary['jobs']} runs at a time, so that speed and minutes depend on what ran beside")
@@ -117,6 +134,18 @@ def _optimiser(config: dict[str, Any]) -> str:
 def _means(scores: dict[str, Any]) -> dict[str, float | None]:
     """Evaluations give a number, or its mean over the one seed they were asked for."""
     return {key: value["mean"] if isinstance(value, dict) else value for key, value in scores.items()}
+
+
+def _differences(seeds: Sequence[dict], of_random: Sequence[dict], kinds: Iterable[str]) -> dict[str, Any]:
+    """Of each score, seed by seed where both have it."""
+    found: dict[str, Any] = {}
+    for kind in kinds:
+        pairs = [(a["scores"].get(kind, {}), b["scores"].get(kind, {})) for a, b in zip(seeds, of_random, strict=True)]
+        for key in dict.fromkeys(key for own, _ in pairs for key in own):
+            values = [own[key] - its[key] for own, its in pairs if None not in (own.get(key), its.get(key))]
+            if values:
+                found.setdefault(kind, {})[key] = spread_over_seeds(values)._asdict()
+    return found
 
 
 def _spreads(values: Sequence[dict[str, float | None]]) -> dict[str, Spread]:

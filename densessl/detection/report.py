@@ -35,20 +35,25 @@ def write(folder: Path, outcome: Outcome, val: DetectionDataset) -> None:
 
 def write_comparison(folder: Path, outcomes: Sequence[Outcome]) -> None:
     """comparison.md, .csv and .json of several backbones. Raises UserError."""
-    summary = shared.comparison(outcomes, _about(outcomes[0].results[0]))
+    summary = shared.comparison(outcomes, _about(outcomes[0]))
     files = {"comparison.md": table(outcomes), "comparison.csv": csv_table(outcomes), "comparison.json": summary}
     shared.write_files(folder, files)
 
 
 def record(outcome: Outcome) -> dict[str, Any]:
     """One backbone's results as JSON has them: scores are fractions, null where there is no object."""
-    return shared.record(outcome, _about(outcome.results[0]), _seed)
+    return shared.record(outcome, _about(outcome), _seed)
 
 
-def _about(result: Result) -> dict[str, Any]:
+def _about(outcome: Outcome) -> dict[str, Any]:
     """What every number depends on."""
+    result = outcome.results[0]
     facts = shared.protocol_facts(result.protocol, deviations(result.protocol))
-    return {"protocol": facts, "data": {**result.data, "classes": result.classes}}
+    return {
+        "protocol": facts,
+        "data": {**result.data, "classes": result.classes},
+        "intervals": shared.interval_facts(len(outcome.results)),
+    }
 
 
 def _seed(result: Result) -> dict[str, Any]:

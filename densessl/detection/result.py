@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 from densessl.detection.protocols import Protocol
 from densessl.detection.scoring import Detection
-from densessl.outcomes import Row
-
-
-class Spread(NamedTuple):
-    """A number over seeds; None where there is none."""
-
-    mean: float | None
-    std: float | None
+from densessl.outcomes import Row, Spread, spread_over_seeds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,16 +39,11 @@ class Outcome:
 
     @cached_property
     def rows(self) -> dict[Row, Spread]:
-        return {row: spread([r.scores[row] for r in self.results]) for row in self.results[0].scores}
+        return {row: spread_over_seeds([r.scores[row] for r in self.results]) for row in self.results[0].scores}
 
     def minus(self, other: Outcome) -> dict[Row, Spread]:
         """The rows of the differences, seed by seed."""
         pairs = list(zip(self.results, other.results, strict=True))
-        return {row: spread([a.scores[row] - b.scores[row] for a, b in pairs]) for row in self.results[0].scores}
-
-
-def spread(values: Sequence[float]) -> Spread:
-    have = [value for value in values if not math.isnan(value)]
-    if not have:
-        return Spread(None, None)
-    return Spread(statistics.fmean(have), statistics.stdev(have) if len(have) > 1 else None)
+        return {
+            row: spread_over_seeds([a.scores[row] - b.scores[row] for a, b in pairs]) for row in self.results[0].scores
+        }

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from densessl.detection.protocols import label
 from densessl.detection.result import Outcome
-from densessl.outcomes import Row, csv_lines, markdown
+from densessl.outcomes import Row, csv_lines, interval_facts, interval_text, markdown
 
 NAMES = {
     "ap": "**AP**",
@@ -22,7 +22,8 @@ def table(outcomes: Sequence[Outcome]) -> str:
     """Markdown: the protocol with its hash, then a column a backbone and a row a score and class, in per cent."""
     first = outcomes[0].results[0]
     rows = [(row, _title(row)) for row in first.scores]
-    return markdown(outcomes, rows, label(first.protocol), "scored as COCO does")
+    note = interval_text(interval_facts(len(outcomes[0].results)))
+    return markdown(outcomes, rows, label(first.protocol), f"scored as COCO does; {note}")
 
 
 def csv_table(outcomes: Sequence[Outcome]) -> str:

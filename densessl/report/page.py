@@ -200,13 +200,13 @@ def _lines(lines: Sequence[Said]) -> str:
 
 def _scores(results: Sequence[Result]) -> str:
     parts = []
-    for about, head, lines in tables(results):
-        inner = table(head, lines, "scores")
+    for about, intervals, head, lines in tables(results):
+        inner = table(head, lines, "scores") + (f'<p class="pale">{escaped(intervals)}</p>' if intervals else "")
         if about.startswith("IoU of each class"):
             parts.append(f"<details><summary>{escaped(about)}</summary>{inner}</details>")
         else:
             parts.append(f"<h3>{escaped(about)}</h3>{inner}{sheets(results, about)}")
-    note = "Per cent, ± standard deviation over seeds, [interval over pictures]."
+    note = "Per cent, ± standard deviation over seeds."
     return f'<p class="pale">{note}</p>' + "\n".join(parts)
 
 

@@ -1,32 +1,23 @@
-"""How far a score hangs on which pictures were scored: bootstrap intervals.
+"""How far a score hangs on which pictures were scored, or with several seeds on these: intervals.
 
-Pictures are drawn with replacement, as many as there are, and the scores computed anew from the drawn pictures' counts;
-the interval holds the middle 95 % of them (percentile bootstrap, Efron, Tibshirani 1993). As many pictures from the
-same seed give the same draws, so the difference between two backbones is taken draw by draw (paired): pictures that are
-hard for both cancel. Nothing here knows how another training would have come out: several seeds show that. Frames of
-one video are alike, and drawn as if they were not: their intervals are too narrow.
+Of one seed: pictures are drawn with replacement, as many as there are, and the scores computed anew from the drawn
+pictures' counts; the interval holds the middle 95 % of them (percentile bootstrap, Efron, Tibshirani 1993). As many
+pictures from the same seed give the same draws, so the difference between two backbones is taken draw by draw (paired):
+pictures that are hard for both cancel. Nothing here knows how another training would have come out. Frames of one video
+are alike, and drawn as if they were not: their intervals are too narrow. Of several seeds: outcomes.spread_over_seeds.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-RESAMPLES, LEVEL, SEED = 1000, 0.95, 0
+from densessl.outcomes import LEVEL, Spread, spread_over_seeds
 
-
-class Spread(NamedTuple):
-    """A number with its standard deviation over seeds and its interval over pictures; None where there is none."""
-
-    mean: float | None
-    std: float | None
-    low: float | None
-    high: float | None
+RESAMPLES, SEED = 1000, 0
 
 
 def draws(pictures: int, count: int = RESAMPLES, seed: int = SEED) -> Tensor:
@@ -45,12 +36,12 @@ def drawn(areas: Tensor, times: Tensor) -> Tensor:
 def spread(values: Tensor) -> Spread:
     """Of (seeds, 1 + resamples): a score on all pictures, then on each resample, NaN where it has none.
 
-    The interval is of the mean over seeds.
+    The interval is over pictures where there is one seed, and over seeds where there are several.
     """
-    have = [value for value in values[:, 0].tolist() if not math.isnan(value)]
+    found = spread_over_seeds(values[:, 0].tolist())
+    if found.mean is None or len(values) > 1:
+        return found
     tail = (1 - LEVEL) / 2
-    ends = torch.nanquantile(values[:, 1:].nanmean(0), torch.tensor([tail, 1 - tail], dtype=values.dtype)).tolist()
+    ends = torch.nanquantile(values[0, 1:], torch.tensor([tail, 1 - tail], dtype=values.dtype)).tolist()
     low, high = (None if math.isnan(end) else end for end in ends)
-    if not have:
-        return Spread(None, None, None, None)
-    return Spread(statistics.fmean(have), statistics.stdev(have) if len(have) > 1 else None, low, high)
+    return found._replace(low=low, high=high)

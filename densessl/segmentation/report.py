@@ -13,7 +13,7 @@ from densessl import outcomes as shared
 from densessl.segmentation.boundary import WIDTH
 from densessl.segmentation.confusion_chart import confusion_chart
 from densessl.segmentation.datasets import SegmentationDataset
-from densessl.segmentation.intervals import LEVEL, RESAMPLES, SEED
+from densessl.segmentation.intervals import RESAMPLES, SEED
 from densessl.segmentation.pictures import sheet
 from densessl.segmentation.protocols import deviations, label
 from densessl.segmentation.result import Outcome, Result
@@ -41,22 +41,23 @@ def write(folder: Path, outcome: Outcome, val: SegmentationDataset) -> None:
 
 def write_comparison(folder: Path, outcomes: Sequence[Outcome]) -> None:
     """comparison.md, .csv and .json of several backbones. Raises UserError."""
-    summary = shared.comparison(outcomes, _about(outcomes[0].results[0]))
+    summary = shared.comparison(outcomes, _about(outcomes[0]))
     files = {"comparison.md": table(outcomes), "comparison.csv": csv_table(outcomes), "comparison.json": summary}
     shared.write_files(folder, files)
 
 
 def record(outcome: Outcome) -> dict[str, Any]:
     """One backbone's results as JSON has them: scores are fractions, null where a class has none."""
-    return shared.record(outcome, _about(outcome.results[0]), _seed)
+    return shared.record(outcome, _about(outcome), _seed)
 
 
-def _about(result: Result) -> dict[str, Any]:
+def _about(outcome: Outcome) -> dict[str, Any]:
     """What every number depends on."""
+    result = outcome.results[0]
     return {
         "protocol": shared.protocol_facts(result.protocol, deviations(result.protocol)),
         "data": {**result.data, "classes": result.classes},
-        "intervals": {"over": "pictures", "level": LEVEL, "resamples": RESAMPLES, "seed": SEED},
+        "intervals": shared.interval_facts(len(outcome.results), "pictures", resamples=RESAMPLES, seed=SEED),
         "boundary_width": WIDTH,
     }
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn, stack
 
-from densessl.outcomes import Row
-from densessl.segmentation.intervals import Spread, drawn, draws, spread
+from densessl.outcomes import Row, Spread
+from densessl.segmentation.intervals import drawn, draws, spread
 from densessl.segmentation.metrics import mean_iou, measure
 from densessl.segmentation.protocols import Protocol
 from densessl.segmentation.scoring import Counts

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from densessl.outcomes import Row, csv_lines, markdown
-from densessl.segmentation.intervals import LEVEL
+from densessl.outcomes import Row, csv_lines, interval_facts, interval_text, markdown
 from densessl.segmentation.protocols import label
 from densessl.segmentation.result import Outcome
 
@@ -23,7 +22,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
     first = outcomes[0].results[0]
     rows: list[tuple[Row, str]] = [(("scores", key), text) for key, text in SCORES.items()]
     rows += [(("class_iou", name), f"IoU {name}") for name in first.classes]
-    note = f"[{LEVEL:.0%} interval over the pictures of {first.data['val']['split']}]"
+    note = interval_text(interval_facts(len(outcomes[0].results), "pictures"))
     return markdown(outcomes, rows, label(first.protocol), note, intervals=lambda row: row[0] == "scores")
 
 
