@@ -64,7 +64,7 @@ def interval_facts(seeds: int, over: str | None = None, **more: Any) -> dict[str
         return {"over": None, "not_covered": NO_INTERVAL}
     else:
         facts = {"over": over, "level": LEVEL, **more}
-    return {**facts, "not_covered": NOT_COVERED[facts["over"]]}
+    return {**facts, "not_covered": NOT_COVERED[str(facts["over"])]}
 
 
 def interval_text(facts: Mapping[str, Any]) -> str:

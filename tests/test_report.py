@@ -366,7 +366,7 @@ def test_a_run_shows_its_comparisons_with_random_weights(
     run, masks = made_run(tmp_path / "mine", curve(FALLING[:9])), Blocks("train").write(tmp_path / "blocks")
     shutil.copy(run / "backbone.safetensors", run / "backbone_best.safetensors")
     words = [*map(str, (run, run / "backbone_best.safetensors")), NETWORK, "--data", str(masks)]
-    assert eval_seg.main([*words, "--set", *QUICK, "--workers", "0", "--device", "cpu"]) == 0
+    assert eval_seg.main([*words, *QUICK, "--workers", "0", "--device", "cpu"]) == 0
     said = capsys.readouterr().out
     random = f"{NETWORK} (random)"
     assert f"| | {random} | mine | mine (best) | mine minus {random} | mine (best) minus {random} |" in said
