@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Callable
 
 from densessl.errors import UserError
+from densessl.files import printable_lines
 
 COMMANDS = {
     "plan": "measure this machine: what fits, how long it takes, what to change",
@@ -47,6 +49,9 @@ def main() -> int:
 
 def run(command: Callable[[], int]) -> int:
     """What a user can mend ends with one message and exit code 2; anything else with its traceback."""
+    for stream in (sys.stdout, sys.stderr):  # of any locale: what it has no letter for is escaped
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return command()
     except UserError as error:
@@ -54,7 +59,7 @@ def run(command: Callable[[], int]) -> int:
         distributed = sys.modules.get("densessl.training.distributed")
         connected = distributed is not None and distributed.world_size() > 1
         if connected or os.environ.get("RANK", "0") == "0":
-            print(f"densessl: {error}", file=sys.stderr)
+            print(f"densessl: {printable_lines(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:

@@ -29,7 +29,7 @@ def find_device(device: str) -> torch.device:
 def processor() -> str:
     """Its name."""
     with suppress(OSError):
-        found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
         if found:
             return found[1]
     return platform.processor() or platform.machine()
@@ -59,8 +59,8 @@ def free_memory(device: torch.device) -> float:
     free = psutil.virtual_memory().available
     with suppress(OSError, ValueError):  # no number where the container has no limit
         group = Path("/sys/fs/cgroup")
-        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
-        cached = re.search(r"^inactive_file (\d+)", (group / "memory.stat").read_text(), re.MULTILINE)
+        limit, used = (int((group / name).read_text(encoding="utf-8")) for name in ("memory.max", "memory.current"))
+        cached = re.search(r"^inactive_file (\d+)", (group / "memory.stat").read_text(encoding="utf-8"), re.MULTILINE)
         free = min(free, limit - used + int(cached[1] if cached else 0))
     return free / 2**30
 
@@ -71,6 +71,6 @@ def peak_memory(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**30
     status = Path("/proc/self/status")
     if status.exists():  # getrusage's figure is inherited from the parent
-        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 2**20
+        return int(status.read_text(encoding="utf-8").split("VmHWM:")[1].split()[0]) / 2**20
     unit = 1 if sys.platform == "darwin" else 2**10  # bytes, as the system counts
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

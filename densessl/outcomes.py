@@ -23,7 +23,7 @@ from scipy.special import stdtrit
 import densessl.protocol
 from densessl.backbones import Backbone
 from densessl.errors import UserError
-from densessl.files import aside
+from densessl.files import aside, printable_lines
 from densessl.versions import versions
 
 Row = tuple[str, str]  # group and key: ("scores", "miou"), ("class_iou", "road"), ("box", "ap50")
@@ -226,7 +226,7 @@ def write_files(folder: Path, files: Mapping[str, Any]) -> None:
                 if isinstance(content, Image.Image):
                     content.save(part)
                 elif isinstance(content, str):
-                    part.write_text(content, encoding="utf-8")
+                    part.write_text(printable_lines(content), encoding="utf-8")
                 else:
                     part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     except OSError as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from densessl.errors import UserError
+from densessl.files import printable
 
 
 def open_layout(layouts: Mapping[str, Any], path_or_name: str | Path, split: str, kind: str) -> Any:
@@ -31,7 +32,7 @@ def open_layout(layouts: Mapping[str, Any], path_or_name: str | Path, split: str
 
 def few(names: Iterable[str], most: int = 5) -> str:
     """The first few names and how many there are."""
-    names = sorted(names)
+    names = sorted(map(printable, names))
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest
 
@@ -49,7 +50,8 @@ def tree(path: Path, most: int = 8) -> str:
     entries = sorted(path.iterdir())
     for entry in entries[:most]:
         inside = sorted(child.name for child in entry.iterdir()) if entry.is_dir() else None
-        lines.append(entry.name if inside is None else f"{entry.name}/  {few(inside, 3) or 'empty'}")
+        name = printable(entry.name)
+        lines.append(name if inside is None else f"{name}/  {few(inside, 3) or 'empty'}")
     if len(entries) > most:
         lines.append(f"and {len(entries) - most} more")
     return "\n".join(lines) or "an empty folder"

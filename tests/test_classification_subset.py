@@ -50,7 +50,7 @@ def test_wrong_lists_are_refused_with_their_lines(tmp_path):
     with pytest.raises(UserError, match="list is empty"):
         listed(train, write(file))
     file.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="can't be read: not a text file"):
+    with pytest.raises(UserError, match=r"list\.txt, line 1: the byte 0xff is no UTF-8"):
         listed(train, file)
     with pytest.raises(UserError, match="can't be read: No such file"):
         listed(train, tmp_path / "none.txt")

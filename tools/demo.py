@@ -22,7 +22,7 @@ def run(*words: str) -> None:
 
 
 def score(folder: Path) -> float:
-    return json.loads((folder / "results.json").read_text())["scores"]["miou"]["mean"]
+    return json.loads((folder / "results.json").read_text(encoding="utf-8"))["scores"]["miou"]["mean"]
 
 
 parser = argparse.ArgumentParser(description=__doc__)

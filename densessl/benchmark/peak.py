@@ -34,7 +34,7 @@ class Peak:
         with contextlib.suppress(AttributeError):  # of glibc alone
             ctypes.CDLL(None).malloc_trim(0)
         with contextlib.suppress(OSError):  # where it is forbidden, the peak is that since the process began
-            Path("/proc/self/clear_refs").write_text("5")
+            Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
         self.rest = psutil.Process().memory_info().rss / 2**30
         return self
 

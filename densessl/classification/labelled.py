@@ -13,6 +13,7 @@ from densessl.data.pixels import Pixels
 from densessl.data.sources.files import find_files
 from densessl.data.sources.shards import Shards
 from densessl.errors import UserError
+from densessl.files import printable, read_utf8
 from densessl.reading import RGB, described
 from densessl.trees import few, incomplete
 
@@ -70,7 +71,7 @@ def _of_shards(root: Path, shards: Shards) -> Labelled:
     pictures = StoredPictures(shards, RGB)
     if not file.is_file():
         return Labelled(pictures, labels, tuple(map(str, range(int(labels.max()) + 1))))
-    classes = tuple(line.strip() for line in file.read_text(encoding="utf-8-sig").rstrip().splitlines())
+    classes = tuple(line.strip() for line in read_utf8(file).rstrip().splitlines())
     if labels.max() >= len(classes):
         wrong = int(labels.argmax())
         raise UserError(f"{file} names {len(classes)} classes, but {shards.path(wrong)} has label {labels[wrong]}")
@@ -84,10 +85,14 @@ def _of_folders(root: Path, split: str) -> Labelled:
     except UserError:
         raise incomplete(root, f"no pictures in {split}/", LAYOUT) from None
     start = len(os.path.join(files.root, ""))
-    names = [files.path(i)[start:].partition(os.sep)[0] for i in range(len(files))]
+    names = [files.file(i)[start:].partition(os.sep)[0] for i in range(len(files))]
     numbers = {name: number for number, name in enumerate(classes)}
     if unknown := set(names) - set(classes):
         raise incomplete(root, f"{split}/ has what is no class folder of train/: {few(unknown)}", LAYOUT)
     if split == "train" and (empty := set(classes) - set(names)):
         raise incomplete(root, f"class folders of train/ without pictures: {few(empty)}", LAYOUT)
-    return Labelled(StoredPictures(files, RGB), np.array([numbers[name] for name in names], np.int64), classes)
+    return Labelled(
+        StoredPictures(files, RGB),
+        np.array([numbers[name] for name in names], np.int64),
+        tuple(map(printable, classes)),
+    )

@@ -10,6 +10,7 @@ import numpy as np
 
 from densessl.classification.labelled import Labelled
 from densessl.errors import UserError
+from densessl.files import read_utf8
 
 FEW = 3  # names that an error tells
 
@@ -69,7 +70,6 @@ def balanced(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        raise UserError(f"{file}: the list of training pictures can't be read: {reason}") from None
+        return read_utf8(file)
+    except OSError as error:
+        raise UserError(f"{file}: the list of training pictures can't be read: {error.strerror}") from None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from densessl.compare.rows import RANDOM, Row, Words, compose, read_words
 from densessl.errors import UserError
-from densessl.files import aside
+from densessl.files import aside, printable_lines
 
 if TYPE_CHECKING:
     from densessl.compare.runs import Evaluation
@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
             files["plot.svg"] = plot(summary)
         for name, text in files.items():
             with aside(out / name) as part:
-                part.write_text(text, encoding="utf-8")
+                part.write_text(printable_lines(text), encoding="utf-8")
         return f"{files['table.md']}\n{out}: {', '.join(files)}"
 
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))

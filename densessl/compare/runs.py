@@ -76,7 +76,7 @@ class Run:
     def cost(self) -> dict[str, float | None]:
         """What ``close`` wrote; nothing for random weights."""
         file = self.folder / "cost.json"
-        return json.loads(file.read_text()) if self.trained and self.row.name != RANDOM else {}
+        return json.loads(file.read_text(encoding="utf-8")) if self.trained and self.row.name != RANDOM else {}
 
     def close(self) -> None:
         """Write cost.json, once pretraining has ended, from files that may be deleted later.
@@ -84,11 +84,13 @@ class Run:
         Seconds of training, without start and end; pictures_per_s and data_wait, medians over the log without its first
         entry, in which everything warms up; memory_gib; parameters.
         """
-        lines = map(json.loads, (self.folder / "metrics.jsonl").read_text().splitlines())
+        lines = map(json.loads, (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
         log = [line for line in lines if "pictures_per_s" in line]  # what probes saw before the first step has no pace
         steps = [line["step"] for line in log]
         pace = zip(steps, [0, *steps], log, strict=False)
-        state = json.loads((self.folder / "state" / f"step{steps[-1]:07d}" / "manifest.json").read_text())
+        state = json.loads(
+            (self.folder / "state" / f"step{steps[-1]:07d}" / "manifest.json").read_text(encoding="utf-8")
+        )
         cost = {
             "seconds": sum((step - last) * self.row.config.batch / line["pictures_per_s"] for step, last, line in pace),
             **{key: statistics.median(line[key] for line in log[1:] or log) for key in ("pictures_per_s", "data_wait")},
@@ -96,7 +98,7 @@ class Run:
             "parameters": state.get("parameters"),
         }
         with aside(self.folder / "cost.json") as part:
-            part.write_text(json.dumps(cost))
+            part.write_text(json.dumps(cost), encoding="utf-8")
 
 
 def network(config: BackboneConfig, output_stride: int = 32) -> Backbone:
@@ -120,7 +122,7 @@ def begin(runs: Sequence[Run], overwrite: bool) -> None:
             for run in folder.glob("seed*") if folder in changes else ():
                 shutil.rmtree(run)
             with aside(folder / "config.yaml") as part:
-                part.write_text(resolved_yaml(row.config.model_copy(update={"run": str(folder)})))
+                part.write_text(resolved_yaml(row.config.model_copy(update={"run": str(folder)})), encoding="utf-8")
     except OSError as error:
         raise UserError(f"--out: it can't be written: {error}") from None
     for random in (run for run in runs if run.row.name == RANDOM and not run.trained):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 from itertools import islice
@@ -21,8 +22,9 @@ from densessl.data.pixels import Pixels
 from densessl.data.sources.files import Files
 from densessl.data.values import KEPT, TAKEN
 from densessl.errors import UserError
-from densessl.files import aside
+from densessl.files import aside, printable
 
+log = logging.getLogger("densessl")
 SHOWN = 10  # of a kind, on the terminal
 DARK = 65_535 / 3  # pictures of 16 bits that hardly reach it are nearly black where 16 bits are white
 
@@ -130,7 +132,7 @@ def write(folder: Path, images: Pictures, found: Survey, path: str) -> None:
     ``path`` is that of the collection, for who reads the figures later.
     """
     facts: dict[str, Any] = {key: len(getattr(found, key)) for key in ("corrupt", "tiny", "duplicates")}
-    facts |= {"path": path, "pictures": found.pictures, "misfits": len(found.misfits())}
+    facts |= {"path": printable(path), "pictures": found.pictures, "misfits": len(found.misfits())}
     facts |= {"unreadable": found.needed(), "forms": found.forms, "frequent": found.frequent}
     facts |= {key: value and value._asdict() for key, value in (("width", found.width), ("height", found.height))}
     facts["kinds"] = {str(kind): found.count(kind) for kind in found.kinds}
@@ -148,25 +150,28 @@ def write(folder: Path, images: Pictures, found: Survey, path: str) -> None:
         "odd": odd_names(images, found),
     }
     for name, rows in lists.items():
-        with aside(folder / f"{name}.txt") as part, part.open("wb") as file:
-            file.writelines(os.fsencode(row) + b"\n" for row in rows)
+        with aside(folder / f"{name}.txt") as part, part.open("w", encoding="utf-8") as file:
+            file.writelines(f"{row}\n" for row in rows)
 
 
 def write_list(file: Path, images: Pictures, found: Survey) -> int:
     """A list of the good pictures that data.path takes, and how many it has.
 
-    Paths are absolute. One that a list can't hold, with a line break or a space at an end, is refused.
+    Paths are absolute. One that a list can't hold, with a line break or a space at an end, is named and left out.
     Raises UserError.
     """
-    if not isinstance(getattr(images, "source", None), Files):
+    source = getattr(images, "source", None)
+    if not isinstance(source, Files):
         raise UserError(f"--list {file}: these pictures have no files of their own; pack leaves the corrupt ones out")
     rows = np.flatnonzero(found.good())
     if not len(rows):
         raise UserError(f"--list {file}: not one picture is good; --tiny 0 lets small ones pass")
+    written = 0
     with aside(file) as part, part.open("wb") as lines:
         for row in rows.tolist():
-            path = os.fsencode(os.path.abspath(images.path(row)))
+            path = os.fsencode(os.path.abspath(source.file(row)))
             if path != path.strip() or b"\n" in path:
-                raise UserError(f"--list {file}: a list can't hold {images.path(row)!r}; rename it")
-            lines.write(path + b"\n")
-    return len(rows)
+                log.warning("left out of %s, which can't hold such a name: %s", file, images.path(row))
+            else:
+                written += lines.write(path + b"\n") > 0
+    return written

@@ -128,7 +128,9 @@ def _voc(root: Path, split: str, count: int, scene: Scene) -> None:
     _each(draw, count, split)
     for part in ("Segmentation", "Main"):
         (base / "ImageSets" / part).mkdir(parents=True, exist_ok=True)
-        (base / "ImageSets" / part / f"{split}.txt").write_text("".join(f"{stem}\n" for stem in stems))
+        (base / "ImageSets" / part / f"{split}.txt").write_text(
+            "".join(f"{stem}\n" for stem in stems), encoding="utf-8"
+        )
     told = "".join(f"{voc}: {name}\n" for name, voc in VOC_NAMES.items())
     (base / "classes.txt").write_text(f"background: {', '.join(GROUNDS)}\n{told}", encoding="utf-8")
 

@@ -55,7 +55,7 @@ def work(
     at(NOWHERE)
     _leave_signals()
     with suppress(OSError):  # where memory runs out, rather a worker, which is replaced, than the main process
-        Path("/proc/self/oom_score_adj").write_text(FIRST)
+        Path("/proc/self/oom_score_adj").write_text(FIRST, encoding="utf-8")
     prepare()
     for end in parents:  # which the fork copied: as long as any is open, no worker sees the main process end
         end.close()

@@ -36,7 +36,9 @@ def write(backbone: Backbone, file: Path) -> None:
     tensors = fitting(renamed(backbone, layout), net, "hf", backbone.name)
     (file / "model.safetensors").write_bytes(save(tensors, {"format": "pt"}))
     if pixels_of(backbone) == RGB:
-        (file / "preprocessor_config.json").write_text(json.dumps(_preprocessor(backbone), indent=2) + "\n")
+        (file / "preprocessor_config.json").write_text(
+            json.dumps(_preprocessor(backbone), indent=2) + "\n", encoding="utf-8"
+        )
 
 
 def open(backbone: Backbone, file: Path) -> Stages:

@@ -119,7 +119,7 @@ def check_same(run: Path, cfg: Config) -> list[str]:
     """
     file = run / "config.yaml"
     try:
-        before = flat(yaml.safe_load(file.read_text()))
+        before = flat(yaml.safe_load(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, AttributeError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"--resume: {file} can't be read as YAML: {error}") from None
     now = flat(yaml.safe_load(resolved_yaml(cfg)))
@@ -218,7 +218,7 @@ def newest_state(run: Path) -> tuple[dict[str, Any], list[str]]:
     for place in sorted((run / "state").glob("step???????"), reverse=True):
         damage = _damage(place)
         if damage is None:
-            about = json.loads((place / "manifest.json").read_text())
+            about = json.loads((place / "manifest.json").read_text(encoding="utf-8"))
             del about["files"]
             then, now = about.pop("versions", {}), versions()
             changed = [f"{name} {then[name]} then, {now[name]} now" for name in then if now.get(name) != then[name]]
@@ -235,8 +235,10 @@ def newest_state(run: Path) -> tuple[dict[str, Any], list[str]]:
 def _damage(place: Path) -> str | None:
     """What is wrong with a state, if anything."""
     try:
-        manifest = json.loads((place / "manifest.json").read_text())
-        if (place / SUM).exists() and (place / SUM).read_text() != _sum(place):  # older states have none
+        manifest = json.loads((place / "manifest.json").read_text(encoding="utf-8"))
+        if (place / SUM).exists() and (place / SUM).read_text(encoding="utf-8") != _sum(
+            place
+        ):  # older states have none
             return f"manifest.json or {SUM} has changed since it was written"
         for name, file in manifest["files"].items():
             if not (place / name).is_file():
@@ -265,7 +267,7 @@ def load(engine: Engine, run: Path, step: int) -> None:
 
 def _write(path: Path, text: str) -> None:
     with aside(path) as part:
-        part.write_text(text)
+        part.write_text(text, encoding="utf-8")
     _flush(path.parent)
 
 

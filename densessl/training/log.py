@@ -71,7 +71,7 @@ class _Warnings(logging.Handler):
     def __init__(self, write: Callable[[str], None], file: Path) -> None:
         super().__init__(logging.WARNING)
         self._write, self._named = write, set[str]()
-        with suppress(OSError), file.open(errors="replace") as lines:
+        with suppress(OSError), file.open(encoding="utf-8", errors="replace") as lines:
             texts = (line.rstrip("\n").partition(" ")[2] for line in lines)
             self._named = {text for text in texts if text.startswith(ONCE)}
 
@@ -134,7 +134,7 @@ class Log:
             self._bar.write(text, file=sys.stderr)
 
     def _write_down(self, text: str) -> None:
-        with suppress(OSError), (self._run / SAID).open("a") as file:
+        with suppress(OSError), (self._run / SAID).open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {text}\n")
 
     def advance(self) -> None:

@@ -38,7 +38,7 @@ class JsonLines:
 
     def __init__(self, run: Path, done: int) -> None:
         cut(run / METRICS, done)
-        self._file = (run / METRICS).open("a", buffering=1)
+        self._file = (run / METRICS).open("a", buffering=1, encoding="utf-8")
 
     def write(self, step: int, values: Mapping[str, float | None]) -> None:
         self._file.write(json.dumps({"step": step, **values}) + "\n")
@@ -133,14 +133,14 @@ def cut(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text().splitlines(keepends=True):
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
         try:
             if json.loads(line)["step"] <= step and line.endswith("\n"):
                 kept.append(line)
         except ValueError:
             continue
     with aside(path) as part:
-        part.write_text("".join(kept))
+        part.write_text("".join(kept), encoding="utf-8")
 
 
 def _finite(values: Mapping[str, float | None]) -> dict[str, float]:
@@ -152,9 +152,9 @@ def _settings(cfg: Config | None) -> dict[str, Any]:
 
 
 def _kept(file: Path) -> str | None:
-    return file.read_text().strip() if file.exists() else None
+    return file.read_text(encoding="utf-8").strip() if file.exists() else None
 
 
 def _keep(file: Path, text: str) -> None:
     with aside(file) as part:
-        part.write_text(text)
+        part.write_text(text, encoding="utf-8")

@@ -36,7 +36,7 @@ def keep(place: Path, views: Views, weights: dict[str, Tensor], facts: dict[str,
         if distributed.is_first():
             save_file(weights, place / WEIGHTS)
             facts = {**facts, "processes": distributed.world_size()}
-            (place / FACTS).write_text(json.dumps(facts, indent=1))
+            (place / FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
     except (OSError, SafetensorError) as error:
         return f"{place}: {getattr(error, 'strerror', None) or error}"
     return ""
@@ -45,7 +45,7 @@ def keep(place: Path, views: Views, weights: dict[str, Tensor], facts: dict[str,
 def facts(place: Path) -> dict[str, Any]:
     """What `keep` was given. Raises UserError."""
     try:
-        found = json.loads((place / FACTS).read_text())
+        found = json.loads((place / FACTS).read_text(encoding="utf-8"))
         for key in ("step", "progress", "pictures", "processes"):
             found[key]
     except (OSError, ValueError, KeyError, TypeError) as error:

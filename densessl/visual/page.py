@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from densessl.files import printable_lines
 from densessl.visual.figure import SIDE, Bar, Figure, Table, Tile
 
 FLAT = 0.6  # share of the pixels
@@ -84,7 +85,7 @@ def document(title: str, body: str, *, style: str = "", script: str = "") -> str
 
 
 def escaped(text: str) -> str:
-    return html.escape(str(text))
+    return html.escape(printable_lines(str(text)))
 
 
 def paragraphs(texts: Sequence[str]) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from densessl.data.decoding import Unreadable
 from densessl.data.sources.index_file import Index, Write, digest, kept, settled
 from densessl.errors import UserError
+from densessl.files import printable
 
 ENDINGS = (b".bmp", b".jpeg", b".jpg", b".npy", b".png", b".tif", b".tiff", b".webp")  # in any case
 STEP = 64  # paths from one mark to the next
@@ -42,6 +43,10 @@ class Files:
         return self._count
 
     def path(self, i: int) -> str:
+        """For messages; `file` opens it."""
+        return printable(self.file(i))
+
+    def file(self, i: int) -> str:
         last, path = self._last
         if last != i:
             mark, place = divmod(i, STEP)
@@ -53,15 +58,16 @@ class Files:
     def odd_folders(self) -> list[str]:
         """Those that are called like pictures. They are searched like others."""
         names = (name[:-1] for name in self._searched.tobytes().split(b"\0"))
-        return [os.path.join(self.root, os.fsdecode(name)) for name in names if name.lower().endswith(ENDINGS)]
+        return [
+            printable(os.path.join(self.root, os.fsdecode(name))) for name in names if name.lower().endswith(ENDINGS)
+        ]
 
     def stored(self, i: int) -> bytes:
         """The whole file. Raises Unreadable."""
-        path = self.path(i)
         try:
-            return whole_file(path)
+            return whole_file(self.file(i))
         except OSError as error:
-            raise Unreadable(path, error.strerror or str(error)) from None
+            raise Unreadable(self.path(i), error.strerror or str(error)) from None
 
 
 def whole_file(path: str) -> bytes:

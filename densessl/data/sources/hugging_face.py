@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from densessl.data.decoding import Unreadable
 from densessl.data.sources.files import whole_file
 from densessl.errors import UserError
+from densessl.files import printable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -31,7 +32,7 @@ class HuggingFace:
         """The row, and what the data set says of the file that it came from."""
         value = self._value(i)
         stored = value.get("path") if isinstance(value, dict) else value if isinstance(value, str) else None
-        return f"{self.name} row {i}" + (f" ({stored})" if stored else "")
+        return printable(f"{self.name} row {i}" + (f" ({stored})" if stored else ""))
 
     def stored(self, i: int) -> bytes:
         """Raises Unreadable."""

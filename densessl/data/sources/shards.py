@@ -20,6 +20,7 @@ from densessl.data.sources.index_file import Write, digest, kept, settled
 from densessl.data.sources.store import Disk, State, Store
 from densessl.data.sources.tar import BLOCK, entries, is_header, name_in
 from densessl.errors import UserError
+from densessl.files import printable
 
 ENDINGS = (b"jpg", b"jpeg", b"png", b"webp", b"tif", b"tiff", b"npy")  # in any case
 PLACE = np.dtype([("shard", np.int32), ("label", np.int32), ("offset", np.int64), ("size", np.int64)])
@@ -95,12 +96,12 @@ class Shards:
             with self.store.opened(file) as read:
                 data = read(offset - BLOCK, BLOCK + size)
         except OSError as error:
-            raise Unreadable(f"{file} at byte {offset}", error.strerror or str(error)) from None
+            raise Unreadable(f"{printable(file)} at byte {offset}", error.strerror or str(error)) from None
         head = data[:BLOCK]
         if len(head) < BLOCK or not is_header(head, whole):
             how = "changed" if len(head) == BLOCK else "become smaller"
-            raise Unreadable(f"{file} at byte {offset}", f"the shard has {how} since it was indexed")
-        return f"{file}/{os.fsdecode(name_in(head))}", data[BLOCK:]
+            raise Unreadable(f"{printable(file)} at byte {offset}", f"the shard has {how} since it was indexed")
+        return f"{printable(file)}/{printable(name_in(head))}", data[BLOCK:]
 
     def _index(self, states: Sequence[State], write: Write) -> None:
         pictures, others = 0, Counter[str]()

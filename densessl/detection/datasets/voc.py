@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 from densessl.detection.datasets.annotated import Annotated, Annotation
 from densessl.detection.datasets.objects import box_in
 from densessl.errors import UserError
+from densessl.files import read_utf8
 from densessl.segmentation.datasets.voc import CLASSES as WITH_BACKGROUND
 from densessl.trees import incomplete
 
@@ -81,7 +82,7 @@ def _years(path: Path) -> dict[str, Path]:
 
 def _stems(file: Path) -> list[str]:
     """The first column, as text: 000005 is a name."""
-    stems = [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    stems = [line.split()[0] for line in read_utf8(file).splitlines() if line.strip()]
     if not stems:
         raise UserError(f"{file}: the list is empty")
     if len(set(stems)) < len(stems):

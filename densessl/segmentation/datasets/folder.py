@@ -6,6 +6,7 @@ from pathlib import Path
 
 from densessl.data.palette import palette
 from densessl.errors import UserError
+from densessl.files import read_utf8
 from densessl.segmentation.datasets.files import ARRAYS, IGNORE
 from densessl.segmentation.datasets.pairs import Pairs, lookup_of, pair_up
 from densessl.trees import incomplete
@@ -53,7 +54,7 @@ FOLDER/
 
 
 def _read_classes(file: Path) -> tuple[tuple[str, ...], dict[int, int]]:
-    lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").rstrip().splitlines()]
+    lines = [line.strip() for line in read_utf8(file).rstrip().splitlines()]
     if not 0 < len(lines) <= IGNORE:
         raise UserError(f"{file}: {len(lines)} classes; 1 to {IGNORE} are possible")
     classes: list[str] = []

@@ -9,6 +9,7 @@ import numpy as np
 
 from densessl.data.palette import palette
 from densessl.errors import UserError
+from densessl.files import read_utf8
 from densessl.segmentation.datasets.files import read_mask
 from densessl.segmentation.datasets.pairs import Pairs, lookup_of, require
 from densessl.trees import few, incomplete
@@ -120,7 +121,7 @@ def _read_list(file: Path) -> dict[str, list[str]]:
     """Stem -> the columns of its line: a bare stem, or the paths of a picture and its mask."""
     rows: dict[str, list[str]] = {}
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = read_utf8(file).splitlines()
     except FileNotFoundError:
         raise UserError(f"{file}: there is no such file") from None
     for number, line in enumerate(lines, 1):
