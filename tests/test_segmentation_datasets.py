@@ -1,15 +1,20 @@
 """Each layout as it lies on disk, and everything in it that would spoil a score."""
 
+import io
 import struct
 import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from densessl.data.palette import palette
+from densessl.data.pixels import Pixels
 from densessl.errors import UserError
+from densessl.probes.few import Few
+from densessl.reading import RGB
 from densessl.segmentation.datasets import DATASETS, open_dataset
 from densessl.segmentation.datasets.files import read_mask
 from densessl.segmentation.datasets.voc import CLASSES
@@ -136,6 +141,94 @@ def spoil(root: Path, how: str) -> None:
     if how == "empty":
         for file in [*images.iterdir(), *masks.iterdir()]:
             file.unlink()
+
+
+def rewrite(root: Path, change, file_format: str = "PNG", ending: str = ".png", split: str = "*") -> Path:
+    """Every mask of a folder as ``change`` makes it of its values (H, W) uint8."""
+    for file in sorted(root.glob(f"masks/{split}/*.png")):
+        values = change(np.asarray(Image.open(file)))
+        file.unlink()
+        Image.fromarray(np.asarray(values, np.uint8)).save(file.with_suffix(ending), file_format)
+    return root
+
+
+def through_jpeg(values: np.ndarray) -> np.ndarray:
+    stored = io.BytesIO()
+    Image.fromarray(values.astype(np.uint8)).save(stored, "JPEG", quality=90)
+    return np.asarray(Image.open(stored))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda v: (v == 1) * 255,
+            r"one class alone, sky, and 25% of their .* masks of 0 and 255, as drawing programs",
+        ),
+        (
+            lambda v: np.where(v == 1, 1, 255),
+            "one class alone, road, and 75% of their pixels are ignored, so that road",
+        ),
+        (lambda v: v * 0, "one class alone, sky, and 0% of their pixels"),
+        (lambda v: np.repeat((v == 1)[..., None] * 255, 3, 2), "mode RGB; .* the same number: keep one of them"),
+        (lambda v: np.dstack([v, v * 0, v * 0]), "mode RGB; .* It has 4 colors, which only show labels"),
+    ],
+)
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_masks_that_teach_nothing_are_refused(tmp_path, change, message, split):
+    root = rewrite(folder(tmp_path), change, split=split)
+    with pytest.raises(UserError, match=message):
+        open_dataset(root, split).check()
+    with pytest.raises(UserError, match=message):  # as probes read it
+        Few(open_dataset(root, split), 2).read()
+
+
+def test_what_no_mask_holds_and_what_is_ignored_is_said_once(tmp_path, caplog):
+    rewrite(folder(tmp_path / "mine", "sky\nroad\ncar\nbus\n"), lambda v: np.where(v == 2, 1, v), split="val")
+    for split in ("train", "val"):
+        data = open_dataset(tmp_path / "mine", split)
+        for pixels in (RGB, RGB, Pixels(1, upright=False)):
+            data.read_as(pixels).check()
+    assert caplog.messages == [
+        "mine train: no mask holds bus, of 4 classes; 25.0% of the pixels are ignored",
+        "mine val: no mask holds bus, car, of 4 classes; 25.0% of the pixels are ignored",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("file_format", "ending", "message"),
+    [
+        ("JPEG", ".png", r"a\.png: a mask in JPEG, which changes values; take it as PNG"),
+        ("WEBP", ".png", r"a\.png: a mask in WEBP, which"),
+        ("JPEG", ".jpg", r"2 pictures without mask .*; 2 of the masks are JPEG or WebP, which change values"),
+    ],
+)
+def test_lossy_masks_are_refused(tmp_path, file_format, ending, message):
+    root = rewrite(folder(tmp_path), lambda v: v, file_format, ending)
+    with pytest.raises(UserError, match=message):
+        open_dataset(root, "train").check()
+
+
+@pytest.mark.parametrize("change", [through_jpeg, lambda v: cv2.resize(v, v.shape[::-1], interpolation=cv2.INTER_AREA)])
+def test_masks_that_were_lossy_are_recognised_by_their_values(tmp_path, change, caplog):
+    root = folder(tmp_path / "mine", "".join(f"class {i}\n" for i in range(200)), names=("a",))
+    discs = np.zeros((240, 320), np.uint8)
+    for label, x in enumerate(range(40, 320, 40), 20):
+        cv2.circle(discs, (x, 3 * x % 240), 35, label, -1)
+    Image.new("RGB", (320, 240)).save(root / "images/train/a.jpg")
+    rewrite(root, lambda _: discs, split="train")
+    open_dataset(root, "train").check()
+    assert "whole" not in caplog.text
+    assert not [line for line in caplog.messages if "JPEG" in line]
+    if change is not through_jpeg:  # twice as large before it is made smaller
+        big = cv2.warpAffine(discs, np.array([[1.5, 0, 0], [0, 1.5, 0]]), (480, 360), flags=cv2.INTER_NEAREST)
+        change = lambda _: cv2.resize(big, (320, 240), interpolation=cv2.INTER_LINEAR)  # noqa: E731
+    rewrite(root, change, split="train")
+    open_dataset(root, "train").check()
+    assert [line for line in caplog.messages if "as where masks were saved as JPEG or resized smoothly" in line]
+    (root / "classes.txt").write_text("".join(f"class {i}\n" for i in range(25)))
+    with pytest.raises(UserError, match=r"a\.png: the mask holds the value \d+, .*\. .*% of the pixels have another"):
+        open_dataset(root, "train").check()
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ import pytest
 from made_datasets import MADE, SIZE, coco_instances, coco_panoptic, coco_stuff, picture, pixels, save, voc
 from PIL import Image
 
+from densessl.data.palette import palette
 from densessl.errors import UserError
 from densessl.segmentation.datasets import DATASETS, class_table, open_dataset
 from densessl.segmentation.datasets.class_table import read_table
-from densessl.segmentation.datasets.pairs import Pairs
 
 # pycocotools 2.0.11 has not adapted its decode to NumPy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -102,7 +102,8 @@ def test_splits_without_pictures_or_labels_show_both_trees(kind, tmp_path):
 def test_a_split_that_is_ignored_altogether_is_refused(kind, tmp_path, monkeypatch):
     root, _ = made(kind, tmp_path)
     data = open_dataset(root, "val")
-    monkeypatch.setattr(Pairs, "mask", lambda self, index: np.full(SIZE, 255, np.uint8))
+    monkeypatch.setattr(type(data), "values", lambda self, index: np.full(SIZE, 255, np.uint8))
+    monkeypatch.setattr(type(data), "recognise", lambda self, counts, holds: "")
     with pytest.raises(UserError, match="every pixel of every mask of the split val is ignored"):
         data.check()
 
@@ -201,7 +202,55 @@ def test_ade20k_masks_shifted_already(tmp_path):
     for i, labels in enumerate(truth["val"].values()):
         save(data.pair(i)[1], labels)
     with pytest.raises(UserError, match=r"hold 255 and no 150, so their labels were shifted"):
-        data.check()
+        open_dataset(root, "val").check()
+
+
+def rewrite(data, change) -> None:
+    """Every mask of a data set as ``change`` makes it of its values (H, W) uint8."""
+    for i in range(len(data)):
+        save(data.pair(i)[1], change(np.asarray(Image.open(data.pair(i)[1]))))
+
+
+def colored(values: np.ndarray) -> np.ndarray:
+    return np.array([palette(i) for i in range(256)], np.uint8)[values]
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        (
+            "cityscapes",
+            lambda v: np.array([(3 * i) % 19 for i in range(256)])[v],
+            "labelIds.png has train ids, 0 to 18",
+        ),
+        ("cityscapes in train ids", lambda v: np.where(v == 13, 26, v), "labelTrainIds.png has label ids"),
+        ("coco_stuff", lambda v: v + 1, r"hold 1\d*, which stuffthingmaps never hold, so they are label ids, 0 to 182"),
+        ("coco_stuff", lambda v: np.where(v == 181, 170, v + (v == 10)), "so they are train ids, 0 to 170"),
+        ("voc2012", lambda v: np.searchsorted([0, 1, 15, 20, 255], v) % 4, "as SegmentationObject numbers its objects"),
+        ("voc2012", lambda v: np.asarray(Image.fromarray(colored(v)).convert("L")), "greys of VOC's colors"),
+        ("voc2012", colored, r"\.png: a mask of mode RGB.* It has the colors of the labels, as convert\('RGB'\)"),
+        ("camvid", lambda v: v * 2, "so they number the 32 classes of the original"),
+        (
+            "folder",
+            lambda v: np.where(v == 255, 0, v + 1),
+            "hold 3, and classes.txt names labels 0 to 2: if they count",
+        ),
+    ],
+)
+def test_masks_of_another_numbering_are_named(kind, change, message, tmp_path):
+    root, _ = made(kind, tmp_path)
+    if kind == "voc2012":  # of three objects numbers could be by chance
+        lists = root / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation" / "val.txt"
+        base = lists.parents[2]
+        for name in ("2007_000039", "2007_000061"):
+            for folder, ending in (("JPEGImages", ".jpg"), ("SegmentationClass", ".png")):
+                shutil.copy(base / folder / f"2007_000033{ending}", base / folder / f"{name}{ending}")
+        lists.write_text("2007_000033\n2007_000039\n2007_000061\n")
+    data = open_dataset(root, "val")
+    data.check()
+    rewrite(data, lambda values: np.asarray(change(values), np.uint8))
+    with pytest.raises(UserError, match=message):
+        open_dataset(root, "val").check()
 
 
 @pytest.mark.parametrize("sign", ["index_ade20k.pkl", "images/ADE/training"])

@@ -8,12 +8,11 @@ import numpy as np
 
 from densessl.errors import UserError
 from densessl.segmentation.datasets.class_table import read_table
-from densessl.segmentation.datasets.files import IGNORE, read_mask
+from densessl.segmentation.datasets.files import IGNORE
 from densessl.segmentation.datasets.pairs import Pairs, lookup_of, pair_up
 
 FOLDERS = {"train": "training", "val": "validation"}
 COUNTS = {"train": 20_210, "val": 2000}
-SAMPLE = 64  # masks that tell whether the labels were shifted already
 TABLE = read_table("ade20k")
 
 
@@ -57,17 +56,15 @@ ADEChallengeData2016/
         parts += ["ADEChallengeData2016", "objectInfo150.txt"]
         return path.name == "ADEChallengeData2016" or any((path / part).exists() for part in parts) or _full(path)
 
-    def check(self) -> None:
-        """Also refuses masks that some converter shifted by one (0 to 149 and 255): each class would be the next."""
-        super().check()
-        found = np.zeros(IGNORE + 1, np.int64)
-        for index in np.unique(np.linspace(0, len(self) - 1, SAMPLE).round().astype(int)):
-            found += np.bincount(read_mask(self.pair(index)[1]).ravel(), minlength=IGNORE + 1)
-        if found[IGNORE] and not found[len(TABLE.classes)]:
-            raise UserError(
-                f"{self.pair(0)[1].parent}: the masks hold 255 and no {len(TABLE.classes)}, so their labels were "
-                "shifted to 0 to 149 already; the published masks, 0 to 150, are needed"
-            )
+    def recognise(self, counts: np.ndarray, holds: np.ndarray) -> str:
+        """Masks that some converter shifted by one (0 to 149 and 255): each class would be the next."""
+        last = len(TABLE.classes)
+        if not counts[IGNORE] or counts[last]:
+            return ""
+        return (
+            f"the masks hold {IGNORE} and no {last}, so their labels were shifted to 0 to {last - 1} already; the "
+            f"published masks, 0 to {last}, are needed"
+        )
 
 
 def _full(root: Path) -> bool:

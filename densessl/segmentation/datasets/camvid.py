@@ -41,14 +41,14 @@ CAMVID/
             split=split,
             classes=table.classes,
             colors=table.colors,
-            lookup=lookup_of(table.labels),
+            lookup=lookup_of(table.labels if title == "camvid" else {i: i for i in range(len(table.classes))}),
             published=COUNTS.get(split) if title == "camvid" else None,
         )
         self.codes = read_table("camvid_rgb").labels if title == "camvid_rgb" else {}
 
-    def labels(self, index: int) -> np.ndarray:
+    def values(self, index: int) -> np.ndarray:
         if not self.codes:
-            return super().labels(index)
+            return super().values(index)
         file = self.pair(index)[1]
         labels = translate_codes(read_codes(file), self.codes)
         unknown = (labels < 0).mean()
@@ -57,7 +57,16 @@ CAMVID/
                 f"{file}: {unknown:.0%} of its pixels have a colour that is none of CamVid's 32; masks may neither be "
                 "resized smoothly nor saved as JPEG"
             )
-        return np.where(labels < 0, IGNORE, labels)
+        return np.where(labels < 0, IGNORE, labels).astype(np.uint8)
+
+    def recognise(self, counts: np.ndarray, holds: np.ndarray) -> str:
+        """Masks that number the original's 32 classes."""
+        if self.codes or not counts[12:32].any() or counts[32:IGNORE].any():
+            return ""
+        return (
+            "the masks hold values from 12 to 31, so they number the 32 classes of the original; those of 11 classes, "
+            "0 to 11, are needed, or the original's colors in {train,val}_labels"
+        )
 
     @staticmethod
     def recognises(path: str | Path) -> bool:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from densessl.errors import UserError
 from densessl.segmentation.datasets.class_table import read_table
+from densessl.segmentation.datasets.files import IGNORE
 from densessl.segmentation.datasets.pairs import Pairs, lookup_of, pair_up
 from densessl.trees import incomplete
 
@@ -51,6 +54,22 @@ CITYSCAPES/
             lookup=lookup_of(TABLE.labels if kind == "labelIds" else own),
             published=COUNTS.get(split),
         )
+        self.kind = kind
+
+    def recognise(self, counts: np.ndarray, holds: np.ndarray) -> str:
+        """Train ids under the name of label ids, and the other way round."""
+        beyond = counts[len(TABLE.classes) : IGNORE].any()  # vegetation, sky, cars: no street is without them
+        if self.kind == "labelIds" and not beyond:
+            return (
+                "the masks hold no value from 19 to 33, so labelIds.png has train ids, 0 to 18; their name is "
+                "NAME_gtFine_labelTrainIds.png, and where they replaced the label ids, gtFine is to be unpacked anew"
+            )
+        if self.kind == "labelTrainIds" and beyond and not counts[max(TABLE.labels) + 1 : IGNORE].any():
+            return (
+                "the masks hold values from 19 to 33, so labelTrainIds.png has label ids, whose name is "
+                "NAME_gtFine_labelIds.png"
+            )
+        return ""
 
     def name(self, index: int) -> str:
         return super().name(index).removesuffix("_leftImg8bit")

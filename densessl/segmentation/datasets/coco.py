@@ -15,6 +15,7 @@ from densessl.segmentation.datasets.pairs import Pairs, lookup_of, require
 from densessl.trees import incomplete
 
 THINGS = 80  # the first of the panoptic classes
+STUFF = 182  # the last of the label ids, which count from 1 where masks count from 0
 COUNTS = {"train": 118_287, "val": 5000}
 
 
@@ -79,7 +80,7 @@ COCO/
             split=split,
             classes=table.classes,
             colors=table.colors,
-            lookup=lookup_of(table.labels if self.form == "stuff" else {}),
+            lookup=lookup_of(table.labels if self.form == "stuff" else {i: i for i in range(len(table.classes))}),
             published=COUNTS.get(split),
         )
 
@@ -89,9 +90,21 @@ COCO/
         parts += [f"annotations/{kind}_{split}2017.json" for kind in COCO.words[:2] for split in ("train", "val")]
         return any((Path(path) / part).exists() for part in parts)
 
-    def labels(self, index: int) -> np.ndarray:
+    def recognise(self, counts: np.ndarray, holds: np.ndarray) -> str:
+        """Other numbers of the stuff classes. Those of COCO have gaps, the same value in none of its numberings."""
+        gaps = [value for value in range(1, STUFF + 1) if self.lookup[value] < 0]
+        if self.form != "stuff" or not counts[gaps].any():
+            return ""
+        kind = "label ids, 0 to 182" if counts[len(self.classes) : IGNORE].any() else "train ids, 0 to 170"
+        wrong = next(value for value in gaps if counts[value])
+        return (
+            f"the masks hold {wrong}, which stuffthingmaps never hold, so they are {kind}; "
+            "the published masks, 0 to 181 and 255, are needed"
+        )
+
+    def values(self, index: int) -> np.ndarray:
         if self.form == "stuff":
-            return super().labels(index)
+            return super().values(index)
         file = self.pair(index)[1]
         note = json.loads(self._notes[self._ends[index] : self._ends[index + 1]].tobytes())
         if self.form == "instances":
@@ -100,7 +113,7 @@ COCO/
         labels = translate_codes(codes, {0: IGNORE, **dict(note)})
         if labels.min() < 0:
             raise UserError(f"{file}: the segment {codes[labels < 0][0]} isn't in the JSON; do they belong together?")
-        return labels
+        return labels.astype(np.uint8)
 
 
 def _either(one: Path, other: Path) -> Path:

@@ -15,6 +15,8 @@ from densessl.errors import UserError
 from densessl.reading import RGB, described
 
 IGNORE = 255
+LOSSY = ("JPEG", "MPO", "WEBP")
+VOID = (224, 224, 192)  # in VOC's palette, at 255
 ARRAYS = (".npy", ".tif", ".tiff")  # of any number of channels
 # Pillow stretches grey PNGs of 2 and 4 bits to 0..255; a label needs the stored number.
 _STRETCH = {"L;2": 85, "L;4": 17}
@@ -58,11 +60,12 @@ def read_mask(path: Path, colors: Sequence[Color] = ()) -> np.ndarray:
     With the ``colors`` of the values, a palette that has one of them at another place is refused: programs that make
     pictures smaller sort palettes anew, and every label would be wrong.
     """
-    with open_picture(path) as image:
+    with _open_mask(path) as image:
         if image.mode not in ("L", "P", "1"):
             what = "16 or 32 bits" if image.mode.startswith(("I", "F")) else f"mode {image.mode}"
             raise UserError(
                 f"{path}: a mask of {what}; one 8-bit channel is needed, grey or palette, whose value is the label"
+                f"{_shown(path, image, colors)}"
             )
         tiles = getattr(image, "tile", [])  # (codec, box, offset, how it is stored)
         stored = tiles[0][3] if tiles else ""
@@ -84,7 +87,7 @@ def read_mask(path: Path, colors: Sequence[Color] = ()) -> np.ndarray:
 
 def read_codes(path: Path) -> np.ndarray:
     """(H, W) int32, R + 256 G + 65536 B, of a mask whose colours are numbers: COCO panoptic, CamVid."""
-    with open_picture(path) as image:
+    with _open_mask(path) as image:
         if image.mode != "RGB":
             raise UserError(f"{path}: a mask of mode {image.mode}; RGB is needed, whose three bytes are one number")
         try:
@@ -98,6 +101,36 @@ def translate_codes(codes: np.ndarray, labels: dict[int, int]) -> np.ndarray:
     known = np.array(sorted(labels), np.int32)
     places = np.searchsorted(known, codes).clip(max=len(known) - 1)
     return np.where(known[places] == codes, np.array([labels[k] for k in known.tolist()], np.int16)[places], -1)
+
+
+def _open_mask(path: Path) -> Image.Image:
+    """Refuses what is lossy, whatever its ending."""
+    image = open_picture(path)
+    if image.format in LOSSY or image.info.get("compression") == "jpeg":  # TIFFs may be
+        image.close()
+        raise UserError(
+            f"{path}: a mask in {image.format}, which changes values; take it as PNG from the program that it was "
+            "drawn in (a JPEG that is saved as PNG stays wrong)"
+        )
+    return image
+
+
+def _shown(path: Path, image: Image.Image, colors: Sequence[Color]) -> str:
+    """How a mask of several channels came to have them, and what to do; of numbers, what they may be."""
+    try:
+        values = np.asarray(image)
+    except (OSError, SyntaxError):
+        return ""
+    if values.ndim == 2:
+        return f". Its values go to {values.max():.0f}" + (
+            ", as numbers of objects do" if values.max() > IGNORE else ""
+        )
+    if image.mode in ("LA", "PA") or (values[..., 1:3] == values[..., :1]).all():
+        return ". Its channels hold the same number: keep one of them"
+    found = {tuple(color) for color in np.unique(values[..., :3].reshape(-1, 3), axis=0).tolist()}
+    if colors and found <= {*colors, VOID}:
+        return ". It has the colors of the labels, as convert('RGB') and OpenCV make them; take it as it was published"
+    return f". It has {len(found)} colors, which only show labels: their numbers have to be written"
 
 
 def open_picture(path: Path) -> Image.Image:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from densessl.data.palette import palette
 from densessl.errors import UserError
 from densessl.files import read_utf8
@@ -46,6 +48,16 @@ FOLDER/
             colors=tuple(palette(i + 1) for i in range(len(classes))),  # from 1: 0 is black
             lookup=lookup_of(labels),
         )
+
+    def recognise(self, counts: np.ndarray, holds: np.ndarray) -> str:
+        """Masks that count from 1."""
+        lines = int((self.lookup[:IGNORE] >= 0).sum())
+        if np.flatnonzero(counts[:IGNORE]).max(initial=0) == lines:
+            return (
+                f"the masks hold {lines}, and classes.txt names labels 0 to {lines - 1}: if they count from 1, a first "
+                "line void in classes.txt takes the place of 0"
+            )
+        return ""
 
     @staticmethod
     def recognises(path: str | Path) -> bool:

@@ -17,9 +17,16 @@ from densessl.data.pixels import Pixels
 from densessl.errors import UserError
 from densessl.reading import RGB, described
 from densessl.segmentation.datasets.files import IGNORE, picture_size, read_mask, read_picture
+from densessl.segmentation.datasets.occurrence import single_share, tell_classes
 from densessl.trees import few, incomplete
 
 log = logging.getLogger("densessl")
+
+SMEARED = 0.004  # of the pixels of clean masks 0.0005 stand alone, after JPEG or smooth resizing 0.005 to 0.05
+SMEARED_WORDS = (
+    "{:.1%} of the pixels have another value than all around them, as where masks were saved as JPEG or resized "
+    "smoothly: they have to be made anew from what they were drawn in, as PNG, and resized by the nearest pixel"
+)
 
 
 class Pairs:
@@ -50,6 +57,7 @@ class Pairs:
         self.classes = classes
         self.colors = colors
         self.lookup = lookup
+        self._checked: set[Pixels] = set()  # shared with those that `read_as` makes
         if published not in (None, len(pairs)):
             log.warning("%s: %d of the %d pictures of %s are here", title, len(pairs), published, split)
 
@@ -82,41 +90,79 @@ class Pairs:
         return self._mask(index, *picture_size(self.pair(index)[0], self.pixels))
 
     def _mask(self, index: int, height: int, width: int) -> np.ndarray:
+        values = self.values(index)
+        self._hold_sizes(index, values, height, width)
+        return self.translate(values, self.pair(index)[1])
+
+    def _hold_sizes(self, index: int, values: np.ndarray, height: int, width: int) -> None:
         picture, file = self.pair(index)
-        labels = self.labels(index)
-        if labels.shape != (height, width):
+        if values.shape != (height, width):
             raise UserError(
-                f"{file}: the mask is {labels.shape[1]}x{labels.shape[0]} pixels, its picture {picture.name} is "
+                f"{file}: the mask is {values.shape[1]}x{values.shape[0]} pixels, its picture {picture.name} is "
                 f"{width}x{height}; they must be equal"
             )
-        return labels.astype(np.uint8)
 
-    def labels(self, index: int) -> np.ndarray:
-        """(H, W) labels, where the file holds one number a pixel; other codes have a method of their own."""
-        file = self.pair(index)[1]
-        return self.translate(read_mask(file), file)
+    def values(self, index: int) -> np.ndarray:
+        """(H, W) uint8 of which ``lookup`` makes labels: as the file holds them, one number a pixel."""
+        return read_mask(self.pair(index)[1])
 
     def translate(self, values: np.ndarray, file: Path) -> np.ndarray:
-        """Labels of the values in a file. Raises UserError for a value that is no class."""
+        """Labels (H, W) uint8 of the values in a file. Raises UserError for a value that is no class."""
         labels = self.lookup[values]
         if labels.min() < 0:
             wrong = int(values[labels < 0][0])
             known = np.flatnonzero(self.lookup[:IGNORE] >= 0)
             raise UserError(
                 f"{file}: the mask holds the value {wrong}, but {self.title} has the labels "
-                f"{known[0]} to {known[-1]}, and {IGNORE} for pixels to ignore"
+                f"{known[0]} to {known[-1]}, and {IGNORE} for pixels to ignore{_smeared(values)}"
             )
-        return labels
+        return labels.astype(np.uint8)
+
+    def recognise(self, counts: np.ndarray, holds: np.ndarray) -> str:
+        """What the masks are instead of what the layout says, and what to do; empty where nothing shows.
+
+        Args:
+            counts: (256,) pixels of each value, over all masks.
+            holds: (masks, 256) whether a mask holds a value.
+        """
+        return ""
 
     def check(self) -> None:
-        """Reads every mask once, so that a wrong one is found before training and not hours into it."""
+        """Reads every mask once, so that a wrong one is found before training and not hours into it.
+
+        Says which classes no mask holds and what share of the pixels is ignored. Raises UserError for a mask that is
+        wrong, and for masks of another kind.
+        """
+        if self.pixels in self._checked:
+            return
+        holds = np.zeros((len(self), 256), bool)
+        counts, single = np.zeros(256, np.int64), 0.0
         with ThreadPoolExecutor(4) as pool:
-            labelled = list(pool.map(lambda index: bool((self.mask(index) != IGNORE).any()), range(len(self))))
-        if not any(labelled):
-            raise UserError(
-                f"{self.title}: every pixel of every mask of the split {self.split} is ignored, as in "
-                f"{self.pair(0)[1]}; there is nothing to learn or to score"
-            )
+            for index, (found, apart) in enumerate(pool.map(self._look, range(len(self)))):
+                holds[index] = found > 0
+                counts += found
+                single += apart / len(self)
+        if instead := self.recognise(counts, holds):
+            raise UserError(f"{self.pair(0)[1].parent}: {instead}")
+        if (wrong := (holds & (self.lookup < 0)).any(1)).any():
+            self.mask(int(wrong.argmax()))  # which says what is wrong
+        labels = np.zeros(256, np.int64)
+        np.add.at(labels, self.lookup[counts > 0], counts[counts > 0])
+        tell_classes(self, labels, again=bool(self._checked))
+        if single > SMEARED and not self._checked:
+            log.warning("%s %s: %s", self.title, self.split, SMEARED_WORDS.format(single))
+        self._checked.add(self.pixels)
+
+    def _look(self, index: int) -> tuple[np.ndarray, float]:
+        """Pixels of each value (256,), and the share of those that differ from all around them."""
+        values = self.values(index)
+        self._hold_sizes(index, values, *picture_size(self.pair(index)[0], self.pixels))
+        return np.bincount(values.ravel(), minlength=256), single_share(values)
+
+
+def _smeared(values: np.ndarray) -> str:
+    share = single_share(values)
+    return f". {SMEARED_WORDS.format(share)}" if share > SMEARED else ""
 
 
 def lookup_of(labels: dict[int, int]) -> np.ndarray:
@@ -160,6 +206,9 @@ def pair_up(root: Path, layout: str, pictures: tuple[Path, Sequence[str]], masks
     wrong = []
     if without := found.keys() - labelled.keys():
         wrong.append(f"{len(without)} pictures without mask (masks are {', '.join(masks[1])}): {few(without)}")
+        lossy = by_stem(masks[0], (".jpg", ".jpeg", ".webp")).keys() & without
+        if lossy:
+            wrong[-1] += f"; {len(lossy)} of the masks are JPEG or WebP, which change values: PNGs are needed"
     if without := labelled.keys() - found.keys():
         wrong.append(f"{len(without)} masks without picture: {few(without)}")
     if wrong:

@@ -6,11 +6,12 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from densessl.data.palette import palette
 from densessl.errors import UserError
 from densessl.files import read_utf8
-from densessl.segmentation.datasets.files import read_mask
+from densessl.segmentation.datasets.files import IGNORE, read_mask
 from densessl.segmentation.datasets.pairs import Pairs, lookup_of, require
 from densessl.trees import few, incomplete
 
@@ -94,9 +95,20 @@ VOCdevkit/VOC2012/
         parts = ("JPEGImages", "SegmentationClass", "ImageSets", "VOC2012", "VOCdevkit")
         return any((path / part).exists() for part in parts) or path.name in ("VOC2012", "VOCdevkit")
 
-    def labels(self, index: int) -> np.ndarray:
+    def values(self, index: int) -> np.ndarray:
         file = self.pair(index)[1]
-        return self.translate(read_sbd(file) if file.suffix == ".mat" else read_mask(file, COLORS), file)
+        return read_sbd(file) if file.suffix == ".mat" else read_mask(file, COLORS)
+
+    def recognise(self, counts: np.ndarray, holds: np.ndarray) -> str:
+        """Numbers of objects, and colors that became grey."""
+        needed = "the masks of SegmentationClass as published, palette PNGs, are needed"
+        numbers = holds[:, 1:IGNORE]
+        if len(holds) > 2 and numbers[:, 0].all() and numbers[:, 1].any() and (numbers[:, 1:] <= numbers[:, :-1]).all():
+            return f"every mask counts from 1 on, as SegmentationObject numbers its objects; {needed}"
+        greys = Image.fromarray(np.array([[palette(i) for i in (*range(len(CLASSES)), IGNORE)]], np.uint8)).convert("L")
+        if counts[len(CLASSES) : IGNORE].any() and not np.delete(counts, np.asarray(greys).ravel()).any():
+            return f"the masks hold the greys of VOC's colors, not their numbers: they were converted; {needed}"
+        return ""
 
 
 def read_sbd(file: Path) -> np.ndarray:
