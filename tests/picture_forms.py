@@ -191,6 +191,135 @@ def _numpy() -> dict[str, Form]:
     return found
 
 
+def chunk(kind: bytes, body: bytes, crc: int | None = None) -> bytes:
+    """Of a PNG."""
+    return (
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body) if crc is None else crc)
+    )
+
+
+def in_png(png: bytes, more: bytes, behind: bool = False) -> bytes:
+    """With more chunks before or behind the pixels."""
+    at = png.rindex(b"IEND") - 4 if behind else 33
+    return png[:at] + more + png[at:]
+
+
+def segment(kind: int, body: bytes) -> bytes:
+    """Of a JPEG."""
+    return b"\xff" + bytes([kind]) + struct.pack(">H", len(body) + 2) + body
+
+
+def in_jpeg(jpeg: bytes, more: bytes) -> bytes:
+    return jpeg[:2] + more + jpeg[2:]
+
+
+def made_tiff(
+    picture: np.ndarray, pointer: bytes = bytes(4), *, first: bool = True, rows: int = 7, **tags: Any
+) -> bytes:
+    """Grey or RGB of 8 bits in strips, its tags before or behind the pixels; ``tags`` are t270="text" or t274=6."""
+    height, width = picture.shape[:2]
+    strips = [picture[top : top + rows].tobytes() for top in range(0, height, rows)]
+    place, places = 8, []
+    values: dict[int, Any] = {
+        256: width,
+        257: height,
+        258: 8,
+        259: 1,
+        262: 1 + (picture.ndim == 3),
+        273: [0] * len(strips),
+    }
+    values |= {277: picture.size // (height * width), 278: rows, 279: [len(strip) for strip in strips]}
+    values |= {int(name[1:]): value for name, value in tags.items()}
+    long = {tag: _packed(value) for tag, value in values.items()}
+    head = 2 + 12 * len(values) + len(pointer)
+    beside = sum(len(data) for _, _, data in long.values() if len(data) > 4)
+    pixels = sum(map(len, strips))
+    start, behind = (8, 8 + head) if first else (8 + pixels + beside, 8 + pixels)
+    place = behind + beside if first else 8
+    for strip in strips:
+        places.append(place)
+        place += len(strip)
+    long[273] = _packed(places)
+    entries, out = b"", b""
+    for tag, (kind, count, data) in sorted(long.items()):
+        where = data.ljust(4, b"\0") if len(data) <= 4 else struct.pack("<I", behind + len(out))
+        entries += struct.pack("<HHI", tag, kind, count) + where
+        out += data if len(data) > 4 else b""
+    body = struct.pack("<H", len(long)) + entries + pointer
+    parts = (body, out, *strips) if first else (*strips, out, body)
+    return b"II*\0" + struct.pack("<I", start) + b"".join(parts)
+
+
+def _packed(value: Any) -> tuple[int, int, bytes]:
+    """A tag's type, count and bytes."""
+    if isinstance(value, str):
+        return 2, len(value) + 1, value.encode() + b"\0"
+    numbers = value if isinstance(value, list) else [value]
+    return 4, len(numbers), struct.pack(f"<{len(numbers)}I", *numbers)
+
+
+def surrounded() -> dict[str, tuple[bytes, np.ndarray]]:
+    """Whole images with something odd around their pixels, and those (h, w, C) as Pillow reads them without it."""
+    found = {}
+    rgb, noise = Image.fromarray(values(3)), np.random.default_rng(0).bytes(1_200_000)
+    chunks = {
+        "a profile of 1.2 MB": chunk(b"iCCP", b"scanner\0\0" + zlib.compress(noise, 1)),
+        "an empty profile": chunk(b"iCCP", b""),
+        "XMP of 2 MB": chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(b"<x>" * 700_000)),
+        "texts of 70 MB": chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(900_000))) * 80,
+        "a text with a wrong sum": chunk(b"tEXt", b"a\0b", 1),
+        "gamma without a number": chunk(b"gAMA", b"\0"),
+        "no resolution": chunk(b"pHYs", b""),
+        "EXIF that is none": chunk(b"eXIf", b"zzzzzz"),
+        "a raw profile that is none": chunk(b"zTXt", b"Raw profile type exif\0\0zzz"),
+        "no frames": chunk(b"acTL", b"\0\0\0"),
+        "a chunk of another program": chunk(b"CgXX", b"abc"),
+    }
+    sixteen = values(3, "uint16")
+    pngs = {"RGB": (by_pillow(rgb, "PNG"), values(3))}
+    pngs["palette"] = by_pillow(rgb.quantize(9), "PNG"), np.array(rgb.quantize(9).convert("RGB"))
+    pngs["16 bit"] = cv2.imencode(".png", sixteen[..., ::-1])[1].tobytes(), sixteen
+    for form, (png, truth) in pngs.items():
+        for what, more in chunks.items():
+            for behind in (False, True):
+                found[f"PNG {form}, {what}{' behind' * behind}"] = in_png(png, more, behind), truth
+        found[f"PNG {form} without an end"] = png[:-12], truth
+    found["PNG, a clear colour with a wrong sum"] = in_png(pngs["RGB"][0], chunk(b"tRNS", bytes(6), 5)), values(3)
+    found["PNG, another first frame"] = (
+        by_pillow(rgb, "PNG", save_all=True, default_image=True, append_images=[rgb.rotate(180)]),
+        values(3),
+    )
+    turned = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x01\0\0\0\0\0\0"
+    segments = {
+        "EXIF and half a profile": segment(0xE1, turned) + segment(0xE2, b"ICC_PROFILE\0"),
+        "EXIF that is none": segment(0xE1, b"Exif\0\0zzzz"),
+        "half a list of images": segment(0xE2, b"MPF\0MM\0*\0\0\0\x08"),
+        "bytes between segments": segment(0xFE, b"") + b"\0\0abc\xff\xff" + segment(0xE1, turned),
+    }
+    for mode in ("RGB", "L", "CMYK"):
+        jpeg = by_pillow(rgb.convert(mode), "JPEG", quality=98)
+        truth = np.atleast_3d(np.array(Image.open(io.BytesIO(jpeg)).convert("L" if mode == "L" else "RGB")))
+        for what, more in segments.items():
+            found[f"JPEG {mode}, {what}"] = in_jpeg(jpeg, more), truth
+        found[f"JPEG {mode}, another cut behind it"] = jpeg + jpeg[:300], truth
+    for truth in (values(1), values(3)):
+        stored, name = truth.squeeze(), f"TIFF x {truth.shape[2]}"
+        for first in (True, False):
+            where = " before" if first else " behind"
+            found[f"{name}, no pointer{where}"] = made_tiff(stored, b"", first=first), truth
+            found[f"{name}, no pointer, one strip{where}"] = made_tiff(stored, b"", first=first, rows=HEIGHT), truth
+            found[f"{name}, a pointer to pixels{where}"] = made_tiff(stored, b"\0\2\0\0", first=first), truth
+            found[f"{name}, a pointer to no place{where}"] = made_tiff(stored, b"\xff" * 4, first=first), truth
+            strips = -(-HEIGHT // 7)
+            found[f"{name}, the last strip as long{where}"] = (
+                made_tiff(stored, first=first, t279=[7 * stored[0].nbytes] * strips),
+                truth,
+            )
+            odd = made_tiff(stored, first=first, t270="ImageJ=1.53\nimages=x\n")
+            found[f"{name}, a broken description{where}"] = odd, truth
+    return found
+
+
 def said(data: bytes, **tags: int) -> bytes:
     """A TIFF that says something else about its first page than is true."""
     file = io.BytesIO(data)

@@ -16,12 +16,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from picture_forms import HEIGHT, WIDTH, Form, by_numpy, by_pillow, by_tifffile, forms, huge, said, values
+from picture_forms import HEIGHT, WIDTH, Form, by_numpy, by_pillow, by_tifffile, forms, huge, said, surrounded, values
 
 from densessl.data.decoding import Unreadable, decode, read
 from densessl.data.pixels import Pixels
 
-FORMS = forms()
+FORMS, SURROUNDED = forms(), surrounded()
 SCALES = {"u1": (20, 200), "u2": (1000, 50_000), "u4": (1e9, 3e9), "i1": (-100, 90), "i2": (-20_000, 15_000)}
 SCALES |= {"i4": (-1e9, 1e9), "i8": (-5e18, 5e18), "f2": (-5, 20), "f4": (-5, 20), "f8": (-5, 20)}
 CHANNELS = (1, 2, 3, 4, 5, 16)
@@ -192,6 +192,19 @@ def test_a_cut_file_is_refused_and_a_changed_one_raises_nothing_else(name, capfd
             changed[at] = rng.integers(256)
         read_or_refused(bytes(changed), name)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", SURROUNDED)
+def test_what_stands_around_the_pixels_breaks_no_image(name):
+    data, truth = SURROUNDED[name]
+    picture = read(data, name).picture
+    assert picture.dtype == truth.dtype
+    assert picture.shape == truth.shape
+    assert np.abs(picture.astype(int) - truth).max() <= 3 * name.startswith("JPEG")
+    for end in np.linspace(1, len(data) - 1, 4).astype(int):  # and a cut one is still refused
+        cut = read_or_refused(data[:end], name)
+        if cut is not None:
+            np.testing.assert_array_equal(cut, picture)
 
 
 def test_libraries_are_quiet_while_threads_decode(capfd):

@@ -87,41 +87,29 @@ def _read(data: bytes, path: str, reduction: Callable[[int, int, Any], int]) -> 
     """Any picture but TIFF. Raises Unreadable, and whatever Pillow raises for a broken file."""
     if data[12:16] == b"VP8X":  # Pillow gets room for the whole picture before it looks at the size
         checked(path, tuple(1 + int.from_bytes(data[at : at + 3], "little") for at in (27, 24)), 4)
-    header = header_of(data)
+    header = header_of(data, path)
     # OpenCV before 5 fills the missing part of a cut JPEG with grey and says nothing. The end marker cannot occur
     # inside the coded pixels, but in the thumbnail before them.
     if header.format in ("JPEG", "MPO") and data.rfind(END_OF_JPEG, header.end) < 0:
         raise Unreadable(path, "cut short")
-    if header.format == "PNG" and not _ends(data):
-        raise Unreadable(path, "cut short")
     reducible = header.format == "JPEG" and header.mode in REDUCED
     smaller = reduction(header.height, header.width, header.turn) if reducible else 1
-    picture = None if header.mode in COLOURS else _by_opencv(data, header, smaller)
+    picture = None if header.mode in COLOURS else _by_opencv(header, smaller)
     if picture is None:
-        if header.format == "PNG" and data[24] > 8:  # of which Pillow would take 8
+        if header.format == "PNG" and header.data[24] > 8:  # of which Pillow would take 8
             raise Unreadable(path, "broken")
         mode = "RGBA" if header.clear and header.mode in ("P", "RGB") else COLOURS.get(header.mode, header.mode)
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(header.data), formats=FORMATS)
         picture = np.array(image.convert("L" if mode == "1" else mode))
     return Raster(picture, picture.ndim == 3 and picture.shape[2] in (2, 4), header.turn)
 
 
-def _ends(png: bytes) -> bool:
-    """Whether chunk follows chunk to the last. OpenCV gets room for each before it sees that the file is shorter."""
-    at = 8
-    while at <= len(png) - 12:
-        if png[at + 4 : at + 8] == b"IEND":
-            return True
-        at += 12 + int.from_bytes(png[at : at + 4], "big")
-    return False
-
-
-def _by_opencv(data: bytes, header: Header, smaller: int) -> np.ndarray | None:
+def _by_opencv(header: Header, smaller: int) -> np.ndarray | None:
     """Faster than Pillow, and 16 bits stay so. None of what it can't read, or reads as anything else."""
     try:
         in_rgb = IN_RGB if smaller == 1 and (header.format, header.mode) == ("JPEG", "RGB") else 0
         flags = in_rgb or (cv2.IMREAD_UNCHANGED if smaller == 1 else REDUCED[header.mode] + 8 * smaller)
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
+        picture = cv2.imdecode(np.frombuffer(header.data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:
         return None
     if picture is None or picture.shape[:2] != (-(-header.height // smaller), -(-header.width // smaller)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from PIL import Image
 
 PIXELS_MOST = 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else 1 << 28  # where Pillow speaks of a bomb
 BYTES_MOST = 4 * PIXELS_MOST
+ORIENTATION = 274  # the tag of EXIF and TIFF
 TURNS: dict[Any, Any] = {  # of EXIF and TIFF: how the stored picture becomes upright
     2: lambda p: p[:, ::-1],
     3: lambda p: p[::-1, ::-1],
@@ -50,7 +52,7 @@ def _name(dtype: np.dtype) -> str:
 
 
 class Raster(NamedTuple):
-    """(h, w, C) of any numbers, colours as RGB; whether the last channel is an alpha; EXIF's orientation."""
+    """(h, w, C) of any numbers, colours as RGB; whether the last channel is an alpha; the orientation."""
 
     picture: np.ndarray
     alpha: bool = False
@@ -64,6 +66,19 @@ class Raster(NamedTuple):
     def opaque(self) -> np.ndarray:
         """The picture without its alpha."""
         return self.picture[..., :-1] if self.alpha else self.picture
+
+
+def orientation(told: Mapping[Any, Any]) -> Any:
+    """Of what Pillow calls an image's ``info``: EXIF's, or a raw profile's, or XMP's, as its `exif_transpose` finds it.
+
+    1 where nothing is said, or nothing that can be read.
+    """
+    image = Image.Image()  # not the one that told: a PNG's would be decoded first, to look behind its pixels
+    image.info |= told
+    try:
+        return image.getexif().get(ORIENTATION, 1)
+    except Exception:  # what broken metadata raise depends on where they are broken
+        return 1
 
 
 def upright(picture: np.ndarray, turn: Any) -> np.ndarray:

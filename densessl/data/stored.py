@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 
-from PIL import Image
-
 from densessl.data import npy, tiff
-from densessl.data.decoding import FORMATS, read
+from densessl.data.decoding import read
+from densessl.data.header import header_of
 from densessl.data.pictures import Pictures, StoredPictures
 from densessl.data.raster import Raster
 
@@ -30,6 +28,6 @@ def form_of(data: bytes) -> tuple[str, str]:
     if data.startswith(tiff.STARTS):
         return "TIFF", ""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of odd metadata, which is not read
-        header = Image.open(io.BytesIO(data), formats=FORMATS)
-    return str(header.format), header.mode
+        warnings.simplefilter("ignore")  # of odd metadata
+        header = header_of(data, "")
+    return header.format, header.mode
