@@ -11,12 +11,11 @@ from os.path import isfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from densessl import checks
 from densessl.config_errors import explain
-from densessl.config_file import Value, parse_override, read_values, shown
+from densessl.config_file import Value, flat, parse_override, read_values, shown, write_values
 from densessl.errors import UserError
 from densessl.method_source import method_arguments, method_crops, method_names
 
@@ -198,7 +197,11 @@ class MethodConfig(BaseModel):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        return dict(self.model_extra or {})
+        return {key: value for key, value in self if key != "name"}
+
+
+class _Arguments(MethodConfig, Section):
+    """The keyword-only arguments of one method; a class of it has them as fields."""
 
 
 class Config(Section):
@@ -289,6 +292,7 @@ def load_with_sources(name: str, overrides: list[str] | None = None) -> tuple[Co
     """Also where each given value comes from: key path to "file:line" or "command line". The others are defaults."""
     path = find_config(name)
     given = read_values(path)
+    before = next((value.value for value in given if value.key == "method.name"), None)
     changes = [parse_override(text) for text in overrides or []]
     changed = {value.key for value in changes}
     for length, other in (("steps", "epochs"), ("epochs", "steps")):
@@ -298,19 +302,26 @@ def load_with_sources(name: str, overrides: list[str] | None = None) -> tuple[Co
     values: dict[str, Any] = {"name": path.stem, "run": f"checkpoints/{path.stem}"}
     for value in given + changes:
         _put(values, value)
-        sources[value.key] = value.source
+        sources = {key: source for key, source in sources.items() if not key.startswith(f"{value.key}.")}
+        sources |= dict.fromkeys([value.key, *flat({value.key: value.value})], value.source)
     section = values.get("method")
     if not isinstance(section, dict) or "name" not in section:
         raise UserError(f"method.name is missing in {path}: one of {', '.join(method_names())}")
-    schema = _method_schema(section["name"], sources)
-    keys = _paths(schema, "method.") + [key for key in _paths(Config, "") if key != "method"]
-    values["method"] = _validated(schema, section, sources, keys, "method.").model_dump()
-    return _validated(Config, values, sources, keys), sources
+    schema = create_model("Config", __base__=Config, method=(_method_schema(section["name"]), ...))
+    try:
+        config = schema.model_validate(values)
+    except ValidationError as error:
+        errors = error.errors()
+        mistakes = explain(errors[: 10 * MISTAKES], sources, schema, section["name"], before)
+        left = len(mistakes) - MISTAKES + len(errors[10 * MISTAKES :])
+        more = [f"and {left} more"] if left > 0 else []
+        raise UserError("\n".join(mistakes[:MISTAKES] + more)) from None
+    return Config.model_validate(config.model_dump()), sources
 
 
-def resolved_yaml(config: Config) -> str:
-    """The whole configuration as YAML; loading it gives the same configuration."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+def resolved_yaml(config: Config, sources: dict[str, str] | None = None) -> str:
+    """The whole configuration as YAML, with a comment on each value of ``sources``; loading it gives the same one."""
+    return write_values(config.model_dump(mode="json"), sources)
 
 
 def find_config(name: str) -> Path:
@@ -326,19 +337,22 @@ def find_config(name: str) -> Path:
     raise UserError(f"--cfg {given}: neither a file nor a name{hint} Names: {', '.join(names)}")
 
 
-def _method_schema(name: object, sources: dict[str, str]) -> type[BaseModel]:
-    """The keyword-only arguments of a method's constructor."""
+def _method_schema(name: object) -> type[MethodConfig]:
+    """The keyword-only arguments of a method's constructor; of none there is, a schema that refuses its name."""
     if name not in method_names():
         near = difflib.get_close_matches(str(name), method_names(), n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        where = sources.get("method.name", "command line")
-        raise UserError(f"method.name ({where}): no method {shown(name)}{hint} Methods: {', '.join(method_names())}")
+        hint = f"; did you mean {near[0]}?" if near else "."
+
+        def refuse(_: object) -> str:
+            raise ValueError(f"no method {shown(name)}{hint} Methods: {', '.join(method_names())}")
+
+        return create_model("No method", __base__=MethodConfig, name=(Annotated[Any, AfterValidator(refuse)], ...))
     words = {"Literal": Literal, "Share": Share, "Positive": Positive, "Count": Width}
-    fields: dict[str, Any] = {"name": (str, ...)}
+    fields: dict[str, Any] = {}
     for key, (kind, default) in method_arguments(str(name), words).items():
         some = kind == tuple[Width, ...] and default  # a network has a layer at least, unless it may be left out
         fields[key] = (Annotated[kind, Field(min_length=1)] if some else kind, default)
-    return create_model(f"{name}'s arguments", __base__=Section, **fields)
+    return create_model(f"{name}'s arguments", __base__=_Arguments, **fields)
 
 
 def _put(values: dict[str, Any], value: Value) -> None:
@@ -348,25 +362,3 @@ def _put(values: dict[str, Any], value: Value) -> None:
         if not isinstance(values, dict):
             raise UserError(f"{value.key} ({value.source}): {section} is a value, not a section")
     values[last] = value.value
-
-
-def _validated(
-    schema: type[Any], values: dict[str, Any], sources: dict[str, str], keys: list[str], prefix: str = ""
-) -> Any:
-    try:
-        return schema.model_validate(values)
-    except ValidationError as error:
-        errors = error.errors()
-        lines = list(dict.fromkeys(explain(e, sources, keys, prefix) for e in errors[: 10 * MISTAKES]))
-        left = len(lines) - MISTAKES + len(errors[10 * MISTAKES :])
-        more = [f"and {left} more"] if left > 0 else []
-        raise UserError("\n".join(lines[:MISTAKES] + more)) from None
-
-
-def _paths(schema: type[BaseModel], prefix: str) -> list[str]:
-    found: list[str] = []
-    for name, field in schema.model_fields.items():
-        kind: Any = field.annotation
-        nested = isinstance(kind, type) and issubclass(kind, Section)
-        found += _paths(kind, f"{prefix}{name}.") if nested else [prefix + name]
-    return found

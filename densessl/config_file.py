@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 import reprlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,7 +52,8 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, form) for tag, form in forms if tag != "tag:yaml.org,2002:timestamp"]
     for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789"))
+_FLOAT = ("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(*_FLOAT)
 
 
 def read_values(path: Path) -> list[Value]:
@@ -127,6 +130,49 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(_plain(v) for v in value)
     return {str(k): _plain(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that a loader would take for something else, and writes a list twice where it stands twice."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Dumper.add_implicit_resolver(*_FLOAT)
+
+
+def write_values(values: dict[str, Any], sources: dict[str, str] | None = None) -> str:
+    """Nested sections as YAML with a line for each value, and behind it the place that it is from, if asked for."""
+    rows = list(_rows(values, ""))
+    if sources is None:
+        return "".join(f"{line}\n" for _, line in rows)
+    wide = min(max(len(line) for _, line in rows), 60)
+    places = [sources.get(key, "default") for key, _ in rows]
+    comments = [f"  # {place if place.isprintable() else shown(place)}" for place in places]
+    return "".join(
+        f"{line:{wide}}{comment}\n" if key else f"{line}\n" for (key, line), comment in zip(rows, comments, strict=True)
+    )
+
+
+def _rows(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    """Key, "" of a section, and line."""
+    for name, value in values.items():
+        line = "  " * prefix.count(".") + f"{name}:"
+        if isinstance(value, dict):
+            yield "", line
+            yield from _rows(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, f"{line} {yaml_line(value)}"
+
+
+def yaml_line(value: Any) -> str:
+    """YAML of one value in one line, as key=value takes it."""
+    style = '"' if isinstance(value, str) and not value.isprintable() else None
+    text = yaml.dump(
+        value, Dumper=_Dumper, default_style=style, default_flow_style=True, width=math.inf, allow_unicode=True
+    )
+    return text.removesuffix("...\n").rstrip()
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -16,13 +16,16 @@ def method_names() -> list[str]:
 
 def method_arguments(name: str, types: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Type and default of the constructor's keyword-only arguments; ``types`` says what words of annotations mean."""
-    init = next(n for n in _class(name).body if isinstance(n, ast.FunctionDef) and n.name == "__init__")
-    found = {}
-    for argument, default in zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True):
+    given, found = _constructor(name).args, {}
+    for argument, default in zip(given.kwonlyargs, given.kw_defaults, strict=True):
         assert argument.annotation is not None, f"{name}: {argument.arg} has no type"
         assert default is not None, f"{name}: {argument.arg} has no default"
         found[argument.arg] = (eval(ast.unparse(argument.annotation), types), ast.literal_eval(default))
     return found
+
+
+def argument_names(name: str) -> list[str]:
+    return [argument.arg for argument in _constructor(name).args.kwonlyargs]
 
 
 def method_crops(name: str) -> str:
@@ -30,6 +33,10 @@ def method_crops(name: str) -> str:
     given = [n for n in _class(name).body if isinstance(n, ast.Assign)]
     own = [n.value for n in given if ast.unparse(n.targets[0]) == "crops"]
     return ast.literal_eval(own[0]) if own else "two"
+
+
+def _constructor(name: str) -> ast.FunctionDef:
+    return next(n for n in _class(name).body if isinstance(n, ast.FunctionDef) and n.name == "__init__")
 
 
 @cache

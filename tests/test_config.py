@@ -1,13 +1,16 @@
 """The configuration: what is shipped loads, what is wrong is named."""
 
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
-from densessl.config import CONFIGS, load_config, load_with_sources, resolved_yaml
+from densessl.commands.pretrain import main
+from densessl.config import CONFIGS, load_config, load_with_sources
 from densessl.config_file import flat
 from densessl.errors import UserError
 from densessl.method_source import method_names
@@ -27,11 +30,30 @@ def test_shipped_configurations_load_and_say_what_they_are(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_the_resolved_configuration_gives_the_same_run(name: str, tmp_path: Path) -> None:
-    config = load_config(name, ["seed=3"])
-    path = tmp_path / "config.yaml"
-    path.write_text(resolved_yaml(config))
-    assert load_config(str(path)) == config
+def test_what_is_printed_can_be_saved_and_loaded(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--cfg", name, "--print"]) == 0
+    (path := tmp_path / "mine.yaml").write_text(printed := capsys.readouterr().out)
+    assert load_config(str(path)) == load_config(name)
+    assert re.search(r"^  base_lr: \S+ +# \w+.yaml:\d+$", printed, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "value", ["1e5", "null", "a: b # c", "x\ny", "é😀", "'", "2020-01-01", "[1", "&a *a", "~/x", " x "]
+)
+def test_any_text_is_printed_so_that_it_is_read_as_it_was(
+    value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    word = f"run={yaml.safe_dump(value, default_style=chr(34), width=9999)}"
+    assert main(["--cfg", "demo", word, "--print"]) == 0
+    (path := tmp_path / "mine.yaml").write_text(capsys.readouterr().out)
+    assert load_config(str(path)).run == value == load_config("demo", [word]).run
+
+
+def test_another_method_may_take_the_place_of_a_whole_section() -> None:
+    config, sources = load_with_sources("demo", ["method={name: simclr, tau: 0.2}"])
+    assert config.method.arguments == {"projector": (2048, 128), "tau": 0.2, "norm": "batch"}
+    assert sources["method.tau"] == "command line"
+    assert "method.projector" not in sources
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -60,6 +82,29 @@ def test_the_schema_of_a_method_is_its_constructor() -> None:
         (["method.alhpa=1"], r"method.alhpa .*did you mean method.alpha\?"),
         (["compat=official"], r"compat .*did you mean method.compat\?"),
         (["base_lr=1"], r"did you mean optim.base_lr\?"),
+        (["optim.lr=1"], r"optim.lr .*did you mean optim.base_lr\?"),
+        (["learning_rate=1"], r"did you mean optim.base_lr\?"),
+        (["weight_decay=1"], r"did you mean optim.weight_decay\?"),
+        (["optim.epochs=3"], r"optim.epochs .*did you mean epochs\?"),
+        (["data.root=x"], r"did you mean data.path\?"),
+        (["num_workers=3"], r"did you mean data.workers\?"),
+        (["batch_size=8"], r"batch_size .*did you mean batch\?"),
+        (["output_dir=x"], r"did you mean run\?"),
+        (["img_size=32"], r"did you mean views.large.size\?"),
+        (["arch=resnet50"], r"did you mean backbone.name\?"),
+        (["fp16=true"], r"did you mean precision\?"),
+        (["resume=true"], r"resume .*--resume continues a run"),
+        (["optim.accumulate_steps=2"], r"micro_batch=N cuts the batch"),
+        (["views.larg.count=3"], r"did you mean views.large.count or views.small.count\?"),
+        (["optimizer={lr: 1, wd: 2}"], r"optimizer.lr .*optim.base_lr\?\noptimizer.wd .*optim.weight_decay\?"),
+        (["method.xyzzy=1"], r"method.xyzzy .*no such key; vicregl has alpha=0.75, expander=\[8192, 8192, 8192\], "),
+        (["bach=3", "method.alhpa=1", "optim.lr=1", "seed=-1"], r"method.*\noptim.*\nseed.*\nbach"),
+        (["method.name=vicregll", "bach=3"], r"did you mean vicregl\?.*\nbach"),
+        (
+            ["method.name=simclr", "bach=3"],
+            r"bach.*\nmethod.name=simclr over vicregl: alpha, expander, num_matches and lambd are vicregl's \(demo"
+            r".yaml:7.*; simclr has projector=\[2048, 128\], tau=0.1, norm=batch. 'method=\{name: simclr\}' instead of",
+        ),
         (["batch=1"], r"batch \(command line\): .*greater than or equal to 2, got 1"),
         (["batch=many"], r"batch .*valid integer, got 'many'"),
         (["batch=true"], r"batch .*valid integer, got True"),

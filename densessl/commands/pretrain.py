@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from densessl.config import CONFIGS, load_with_sources
-from densessl.config_file import flat
+from densessl.config import CONFIGS, load_with_sources, resolved_yaml
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,7 +17,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--cfg", required=True, metavar="NAME", help=f"a path to a YAML file, or one of {names}")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="replaces a value of the configuration")
     parser.add_argument(
-        "--print", action="store_true", help="show the resolved configuration and where each value is from"
+        "--print",
+        action="store_true",
+        help="show the resolved configuration, as YAML that --cfg takes, and where each value is from",
     )
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--resume", action="store_true", help="continue the run of this folder")
@@ -27,10 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_intermixed_args(argv)
     config, sources = load_with_sources(args.cfg, args.overrides)
     if args.print:
-        values = flat(config.model_dump(mode="json"))
-        wide = max(len(f"{key}: {value}") for key, value in values.items())
-        for key, value in values.items():
-            print(f"{f'{key}: {value}':{min(wide, 60)}}  # {sources.get(key, 'default')}")
+        print(resolved_yaml(config, sources), end="")
         return 0
     from densessl.training.pretrain import pretrain
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections import defaultdict
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from densessl.config import CONFIGS, Config, find_config, load_config
+from densessl.config_errors import key_paths, nearest
 from densessl.errors import UserError
 
 OWN = {"name", "run", "method", "optim", "steps", "epochs", "seed"}  # all other keys are the first configuration's
@@ -63,7 +63,7 @@ def read_words(texts: Sequence[str]) -> Words:
             try:
                 find_config(cfg)
             except UserError:
-                if named and (near := difflib.get_close_matches(name, Config.model_fields, n=1)):
+                if named and (near := nearest(name, key_paths(Config))):
                     raise UserError(f"{text}: no key of a configuration; did you mean {near[0]}={cfg}?") from None
                 raise
             if name in words.cfgs or name == RANDOM:
