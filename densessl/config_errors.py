@@ -115,10 +115,10 @@ def explain(
             lines.append(f"{_placed(wrong, sources)}: no such key; {hint}")
     if left:
         *names, last = [key.removeprefix("method.") for key in left]
-        names = f"{', '.join(names)} and {last} are" if names else f"{last} is"
+        whose = f"{', '.join(names)} and {last} are" if names else f"{last} is"
         places = ", ".join(dict.fromkeys(place for key in left if (place := _where(key, sources))))
         lines.append(
-            f"method.name={method} over {before}: {names} {before}'s ({places}); {method} has {own}. "
+            f"method.name={method} over {before}: {whose} {before}'s ({places}); {method} has {own}. "
             f"'method={{name: {method}}}' instead of method.name={method} leaves out all that was said for {before}"
         )
     return list(dict.fromkeys(lines))
