@@ -26,7 +26,7 @@ from densessl.files import aside
 from densessl.foreign.architecture import in_chans, timm_name
 from densessl.foreign.filling import fill, fill_foreign, read_foreign
 from densessl.foreign.state_file import FOLDER_WEIGHTS
-from densessl.key_report import key_report
+from densessl.key_report import key_report, require_finite
 from densessl.reading import RGB, pixel_facts
 from densessl.vit import network
 
@@ -226,7 +226,12 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if key not in metadata:
             raise UserError(f"{path}: metadata {key!r} is missing")
     with safe_open(path, framework="pt") as file:
-        return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118 (safe_open is no dict)
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no dict)
+    try:
+        require_finite(tensors)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return tensors, metadata
 
 
 def _require_content(path: Path) -> None:

@@ -20,6 +20,8 @@ from weights import image, scatter
 import densessl
 from densessl.backbone_file import IMAGENET, find_backbone, init_backbone, load_backbone, save_backbone
 from densessl.backbones import Backbone
+from densessl.commands import export as export_command
+from densessl.commands import import_checkpoint as import_command
 from densessl.data.pixels import Pixels
 from densessl.errors import UserError
 from densessl.reading import pixels_of
@@ -236,3 +238,39 @@ def test_a_place_that_cannot_be_written_is_refused_and_the_old_file_stays(
         save_backbone(old, backbone, **IMAGENET, method="m", step=0)
     assert old.read_text() == "old"
     assert sorted(file.name for file in tmp_path.iterdir()) == ["b.safetensors", "taken"]
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_values_that_are_not_finite_are_named_before_anything_is_done_with_a_file(ours: bool, tmp_path: Path) -> None:
+    backbone = Backbone("test_resnet")
+    state = backbone.net.state_dict()
+    state["bn1.running_var"][3] = torch.inf
+    state["layer2.0.conv2.weight"][0, 0, 0, :2] = torch.nan
+    path, spec = tmp_path / "w.safetensors", f"test_resnet={tmp_path / 'w.safetensors'}"
+    if ours:
+        save_backbone(path, backbone, **IMAGENET, method="m", step=0)
+    else:
+        save_file({**state, "fc.weight": torch.tensor(torch.nan)}, path)
+    values = state["layer2.0.conv2.weight"].numel()
+    message = (
+        rf"{path}: not finite are 2 of .* tensors: bn1\.running_var \(1 infinite of {len(state['bn1.bias'])} values\), "
+        rf"layer2\.0\.conv2\.weight \(2 NaN of {values} values\)"
+    )
+    with pytest.raises(UserError, match=message):
+        load_backbone(spec)
+    with pytest.raises(UserError, match=message):
+        init_backbone(Backbone("test_resnet"), path)
+    with pytest.raises(UserError, match=message):
+        export_command.main([spec, "--to", "timm"])
+    with pytest.raises(UserError, match=message):
+        import_command.main([spec, "--out", str(tmp_path / "imported")])
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_finite_values_whose_sum_overflows_and_heads_that_are_not_finite_are_no_reason_to_refuse(
+    tmp_path: Path,
+) -> None:
+    state = Backbone("test_resnet").net.state_dict()
+    state["bn1.running_var"] = torch.full_like(state["bn1.running_var"], 3e38)
+    save_file({**state, "fc.weight": torch.tensor([torch.nan])}, tmp_path / "w.safetensors")
+    assert load_backbone(f"test_resnet={tmp_path / 'w.safetensors'}").net.bn1.running_var[0] == 3e38

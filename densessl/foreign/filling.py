@@ -16,7 +16,7 @@ from densessl.errors import UserError
 from densessl.foreign.layouts import dense, detectron2_resnet
 from densessl.foreign.sources import DROPPED, Part, drop_double, find_part
 from densessl.foreign.state_file import read_state
-from densessl.key_report import key_report
+from densessl.key_report import key_report, require_finite
 from densessl.vit import ViT
 
 COUNTER = "num_batches_tracked"
@@ -63,7 +63,7 @@ def to_ours(part: Part, wanted: Mapping[str, Tensor]) -> Translation:
     """The part's tensors under our keys, layer scale folded in and heads dropped.
 
     ``wanted`` is the state dict of the backbone to fill. Keys that no rule knows stay as they are, so that a key report
-    shows them. Raises UserError where what should lie in the file twice differs.
+    shows them. Raises UserError where what should lie in the file twice differs and for values that are not finite.
     """
     layout, theirs, dropped = part.layout, dict(part.tensors), list(part.dropped)
     if layout.signs[0].endswith(".kernel"):
@@ -73,7 +73,9 @@ def to_ours(part: Part, wanted: Mapping[str, Tensor]) -> Translation:
     keys = [*wanted, *(key.replace("mlp.fc2.weight", "gamma") for key in wanted if key.endswith(".mlp.fc2.weight"))]
     key_of = {layout.name_of(key): key for key in keys}
     heads = [name for name in theirs if name not in key_of and re.match(rf"({DROPPED})(\.|$)", name)]
-    found = {key_of.get(name, name): tensor for name, tensor in theirs.items() if name not in heads}
+    kept = {name: tensor for name, tensor in theirs.items() if name not in heads}
+    require_finite(kept)
+    found = {key_of.get(name, name): tensor for name, tensor in kept.items()}
     found = {key: _shaped(key, tensor, wanted) for key, tensor in found.items()}
     dropped += [*doubles, *heads]
     fates = {name: key_of.get(name, "unknown") for name in theirs} | dict.fromkeys(dropped, "dropped")
