@@ -63,7 +63,7 @@ class DataConfig(Section):
     std: tuple[Positive, ...] = (0.229, 0.224, 0.225)
     range: tuple[tuple[float, float], ...] = ()  # stored values that are black and white: one pair, or one a channel
     percentiles: tuple[float, float] | None = None  # or those of each picture's own channel, such as [1, 99]
-    upright: bool = True  # turn pictures as their EXIF says
+    upright: bool = True  # turn images as their EXIF or XMP says
     unreadable: Share = 0.05  # share of pictures that may be unreadable before the run stops
 
     @model_validator(mode="after")

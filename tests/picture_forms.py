@@ -320,6 +320,44 @@ def surrounded() -> dict[str, tuple[bytes, np.ndarray]]:
     return found
 
 
+def turned(turn: int) -> dict[str, bytes]:
+    """The same image whose turn is told in every place."""
+    rgb = Image.fromarray(values(3))
+    tag = struct.pack(">HHIHH", 274, 3, 1, turn, 0)
+    exif = b"MM\0*\0\0\0\x08\0\x01" + tag + bytes(4)
+    profile = b"\nexif\n%8d\n" % (6 + len(exif)) + (b"Exif\0\0" + exif).hex().encode() + b"\n"
+    attribute = b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="%d"/>' % turn
+    element = b"<rdf:Description><tiff:Orientation>%d</tiff:Orientation></rdf:Description>" % turn
+    png, jpeg = by_pillow(rgb, "PNG"), by_pillow(rgb, "JPEG", quality=98)
+    found = {
+        "PNG, EXIF": chunk(b"eXIf", exif),
+        "PNG, raw profile": chunk(b"tEXt", b"Raw profile type exif\0" + profile),
+        "PNG, packed raw profile": chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(profile)),
+        "PNG, international raw profile": chunk(b"iTXt", b"Raw profile type exif\0\0\0\0\0" + profile),
+    }
+    for name, xmp in (("attribute", attribute), ("element", element)):
+        found[f"PNG, XMP {name}"] = chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp)
+        found[f"PNG, packed XMP {name}"] = chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(xmp))
+    found = {
+        f"{name}{' behind' * behind}": in_png(png, more, behind) for name, more in found.items() for behind in (0, 1)
+    }
+    exif = b"Exif\0\0" + exif
+    found["JPEG, EXIF"] = in_jpeg(jpeg, segment(0xE1, exif))
+    found["JPEG, EXIF in two"] = in_jpeg(jpeg, segment(0xE1, exif[:16]) + segment(0xE1, exif[:6] + exif[16:]))
+    found["WebP, EXIF"] = by_pillow(rgb, "WEBP", lossless=True, exif=exif)
+    found["TIFF, tag"] = made_tiff(values(3), t274=turn)
+    for name, xmp in (("attribute", attribute), ("element", element)):
+        found[f"JPEG, XMP {name}"] = in_jpeg(jpeg, segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + xmp))
+        found[f"JPEG, XMP {name} and EXIF of another"] = in_jpeg(
+            found[f"JPEG, XMP {name}"], segment(0xE1, exif.replace(b"\x01\x12\0\3", b"\x01\x31\0\3"))
+        )
+        found[f"WebP, XMP {name}"] = by_pillow(rgb, "WEBP", lossless=True, xmp=xmp)
+        found[f"TIFF, XMP {name}"] = by_tifffile(
+            values(3), photometric="rgb", extratags=[(700, 1, len(xmp), xmp, True)]
+        )
+    return found
+
+
 def said(data: bytes, **tags: int) -> bytes:
     """A TIFF that says something else about its first page than is true."""
     file = io.BytesIO(data)

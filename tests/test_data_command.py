@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from picture_forms import by_numpy
+from picture_forms import by_numpy, turned
 from PIL import Image
 
 from densessl.__main__ import COMMANDS
@@ -103,6 +103,18 @@ def test_survey_finds_what_was_put_there(collection, monkeypatch, workers):
     assert found.frequent[0] == (90, 70, 7)
     assert found.forms["PNG RGB: 3 channels of uint8"] == 5
     assert found.forms.total() == 9
+
+
+def test_turned_images_are_counted(tmp_path, capsys):
+    for turn in (1, 3, 6):
+        for number, data in enumerate(turned(turn).values()):
+            (tmp_path / f"{turn}-{number}").write_bytes(data)
+    (tmp_path / "list.txt").write_text("\n".join(sorted(path.name for path in tmp_path.iterdir())))
+    found = survey(open_pictures(str(tmp_path / "list.txt")))
+    assert (found.turned, found.pictures, found.corrupt) == (2 * len(turned(1)), 3 * len(turned(1)), {})
+    main(["check", str(tmp_path / "list.txt"), "--workers", "0", "--out", str(tmp_path / "out")])
+    assert f"turned  {found.turned}, as EXIF or XMP says; data.upright=false" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out/check.json").read_text())["turned"] == found.turned
 
 
 def test_mean_and_deviation_are_those_of_all_pixels_in_float64(collection):

@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from picture_forms import turned
 from PIL import Image, ImageOps
 
 from densessl.data.decoding import Unreadable, decode
@@ -138,6 +139,17 @@ def test_turn_in_exif_is_that_of_pillow(pixels, orientation, form, wanted):
     np.testing.assert_array_equal(decode(data, "x", wanted), truth.astype(int) * factor)
     stored = decode(data, "x", wanted._replace(upright=False))
     np.testing.assert_array_equal(stored, pixels.astype(int) * factor)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_turn_is_that_of_pillow_wherever_it_is_told(orientation):
+    for name, data in turned(orientation).items():
+        truth = np.array(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+        assert (truth.shape[0] > truth.shape[1]) == (orientation > 4)
+        read = decode(data, name).astype(int)
+        assert read.shape == truth.shape, name
+        assert np.abs(read - truth).max() <= 3 * name.startswith("JPEG"), name
+        assert decode(data, name, Pixels(upright=False)).shape == (24, 36, 3)
 
 
 def huge_png() -> bytes:

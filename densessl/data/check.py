@@ -15,7 +15,7 @@ from densessl.data.header import other_form
 from densessl.data.in_order import in_order
 from densessl.data.loader import FEW
 from densessl.data.pictures import Pictures
-from densessl.data.raster import Kind, upright
+from densessl.data.raster import Kind, is_turned, upright
 from densessl.data.stored import form_of, read_stored
 from densessl.data.values import Values, values_of
 
@@ -43,6 +43,7 @@ class Survey(NamedTuple):
     height: Span | None
     frequent: list[tuple[int, int, int]]  # width, height, pictures
     forms: Counter[str]  # how the readable ones are stored
+    turned: int  # images that are not stored upright, as they say
     kinds: list[Kind]
     kind: np.ndarray  # (pictures,) uint16: the place of each one's in the list, from 1; 0 where it is corrupt
     advice: Advice | None  # None where nothing is readable
@@ -87,6 +88,7 @@ class _Part(NamedTuple):
     forms: Counter[str]
     kinds: list[Kind | None]
     values: dict[Kind, Values]
+    turned: int = 0
 
 
 def survey(images: Pictures, *, tiny: int = 64, workers: int = 0) -> Survey:
@@ -102,6 +104,7 @@ def survey(images: Pictures, *, tiny: int = 64, workers: int = 0) -> Survey:
     corrupt: dict[int, str] = {}
     odd: dict[int, str] = {}
     forms: Counter[str] = Counter()
+    turned = 0
     values: dict[Kind, Values] = {}
     reasons: dict[str, str] = {}  # one string for all that are equal
     parts = in_order(
@@ -118,6 +121,7 @@ def survey(images: Pictures, *, tiny: int = 64, workers: int = 0) -> Survey:
         odd |= part.odd
         kind[rows] = [numbers.setdefault(one, len(numbers)) for one in part.kinds]
         forms += part.forms
+        turned += part.turned
         for one, found in part.values.items():
             values.setdefault(one, values_of(one)).merge(found)
     width, height, frequent = _spans(sizes)
@@ -125,11 +129,14 @@ def survey(images: Pictures, *, tiny: int = 64, workers: int = 0) -> Survey:
     small = np.flatnonzero((shorter > 0) & (shorter < tiny))
     del sizes, shorter
     twice, kinds = _duplicates(digests), [one for one in numbers if one]
-    return Survey(count, corrupt, odd, small, twice, width, height, frequent, forms, kinds, kind, advise(values))
+    return Survey(
+        count, corrupt, odd, small, twice, width, height, frequent, forms, turned, kinds, kind, advise(values)
+    )
 
 
 def _look(images: Pictures, rows: range) -> _Part:
     part = _Part(np.zeros((len(rows), 2), np.uint16), np.zeros(len(rows), np.uint64), {}, {}, Counter(), [], {})
+    turned = 0
     for place, row in enumerate(rows):
         try:
             raster, data = read_stored(images, row)
@@ -137,6 +144,7 @@ def _look(images: Pictures, rows: range) -> _Part:
             part.reasons[row] = error.reason
             part.kinds.append(None)
             continue
+        turned += is_turned(raster.turn)
         picture, kind = upright(np.ascontiguousarray(raster.opaque()), raster.turn), raster.kind
         part.sizes[place] = np.minimum(picture.shape[:2], 65_535)
         part.digests[place] = _digest(picture)
@@ -145,7 +153,7 @@ def _look(images: Pictures, rows: range) -> _Part:
             part.odd[row] = form
         part.kinds.append(kind)
         part.values.setdefault(kind, values_of(kind)).add(picture, row)
-    return part
+    return part._replace(turned=turned)
 
 
 def _digest(picture: np.ndarray) -> int:

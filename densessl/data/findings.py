@@ -36,6 +36,10 @@ def report(images: Pictures, found: Survey, tiny: int) -> str:
         lines += [f"{n:>9,}  {form}" for form, n in found.forms.most_common()]
         lines += [f"width   {_span(found.width)}", f"height  {_span(found.height)}"]
         lines.append("size    " + ", ".join(f"{w} x {h} ({n:,})" for w, h, n in found.frequent) + ", the most frequent")
+        if found.turned:
+            lines.append(
+                f"turned  {found.turned:,}, as EXIF or XMP says; data.upright=false would leave them as stored"
+            )
     kinds = {
         "corrupt": (len(found.corrupt), corrupt(images, found)),
         f"tiny (a side below {tiny} px)": (len(found.tiny), tiny_ones(images, found)),
@@ -132,7 +136,12 @@ def write(folder: Path, images: Pictures, found: Survey, path: str) -> None:
     ``path`` is that of the collection, for who reads the figures later.
     """
     facts: dict[str, Any] = {key: len(getattr(found, key)) for key in ("corrupt", "tiny", "duplicates")}
-    facts |= {"path": printable(path), "pictures": found.pictures, "misfits": len(found.misfits())}
+    facts |= {
+        "path": printable(path),
+        "pictures": found.pictures,
+        "misfits": len(found.misfits()),
+        "turned": found.turned,
+    }
     facts |= {"unreadable": found.needed(), "forms": found.forms, "frequent": found.frequent}
     facts |= {key: value and value._asdict() for key, value in (("width", found.width), ("height", found.height))}
     facts["kinds"] = {str(kind): found.count(kind) for kind in found.kinds}

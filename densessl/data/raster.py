@@ -81,9 +81,14 @@ def orientation(told: Mapping[Any, Any]) -> Any:
         return 1
 
 
+def is_turned(turn: Any) -> bool:
+    """Whether an orientation asks for anything: it is a number from 2 to 8."""
+    return turn in range(2, 9)
+
+
 def upright(picture: np.ndarray, turn: Any) -> np.ndarray:
-    """What EXIF's orientation asks for; as it is where that is no number from 2 to 8."""
-    return np.ascontiguousarray(TURNS[turn](picture)) if turn in range(2, 9) else picture
+    """What the orientation asks for."""
+    return np.ascontiguousarray(TURNS[turn](picture)) if is_turned(turn) else picture
 
 
 def checked(path: str, shape: tuple[int, ...], itemsize: int = 1) -> None:
