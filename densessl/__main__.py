@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 
+from densessl.console import unbroken
 from densessl.errors import UserError
 from densessl.files import printable_lines
 
@@ -31,7 +32,10 @@ MODULES = {"import": "import_checkpoint"}  # no module can be called import
 
 
 def main() -> int:
-    words = sys.argv[1:]
+    return run(lambda: _command(sys.argv[1:]))
+
+
+def _command(words: list[str]) -> int:
     if words[:1] == ["--version"]:
         from densessl import __version__
 
@@ -44,11 +48,23 @@ def main() -> int:
         return 0 if known else 2
     module = importlib.import_module(f"densessl.commands.{MODULES.get(words[0], words[0].replace('-', '_'))}")
     sys.argv[0] = f"densessl {words[0]}"
-    return run(lambda: module.main(words[1:]))
+    return module.main(words[1:])
 
 
 def run(command: Callable[[], int]) -> int:
-    """What a user can mend ends with one message and exit code 2; anything else with its traceback."""
+    """What a user can mend ends with one message and exit code 2; anything else with its traceback.
+
+    Who stops reading what is printed, as `head` does, changes neither the work nor its exit code.
+    """
+    with unbroken() as errors:
+        code = _run(command)
+    if errors and not code:
+        print(f"densessl: what was printed is not whole: {errors[0].strerror}", file=sys.stderr)
+        return 1
+    return code
+
+
+def _run(command: Callable[[], int]) -> int:
     for stream in (sys.stdout, sys.stderr):  # of any locale: what it has no letter for is escaped
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

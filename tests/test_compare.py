@@ -30,6 +30,7 @@ from densessl.config import load_config
 from densessl.errors import UserError
 from densessl.files import aside
 from densessl.methods import METHODS
+from densessl.signals import SIGNALS
 from densessl.training import pretrain
 from densessl.training.log import Pace
 
@@ -189,11 +190,12 @@ def imitation(monkeypatch: pytest.MonkeyPatch) -> Imitation:
 
 
 @pytest.fixture(autouse=True)
-def sigterm() -> Iterator[None]:
-    """The command is the whole process elsewhere, and need not put it back."""
-    before = signal.getsignal(signal.SIGTERM)
+def signals() -> Iterator[None]:
+    """The command is the whole process elsewhere, and need not put them back."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def words_for(out: Path, *more: str) -> list[str]:
@@ -325,10 +327,9 @@ def test_another_configuration_is_refused_or_starts_its_row_again(imitation: Imi
         main([*changed, "--budget", "steps=7"])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_stopped_and_continued_by_the_same_command(imitation: Imitation, tmp_path: Path, number: int) -> None:
     execute = Processes.execute
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs don't have
 
     def stopped(processes: Processes, command: list[str], log: Path) -> str | None:
         if len(imitation.asked) < 3:

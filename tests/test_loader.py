@@ -4,7 +4,6 @@ import itertools
 import logging
 import multiprocessing
 import os
-import signal
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from densessl.data.pixels import Pixels
 from densessl.data.scenes import Scenes
 from densessl.data.sources.files import Files
 from densessl.errors import UserError
+from densessl.signals import SIGNALS
 
 VIEWS = ViewsConfig(
     large=CropsConfig(count=2, size=24, scale=(0.3, 1)), small=CropsConfig(count=2, size=16, scale=(0.05, 0.3))
@@ -198,7 +198,7 @@ def test_workers_survive_a_signal_to_their_group_and_end_with_the_run():
     workers = multiprocessing.active_children()
     assert len(workers) == 2
     for worker in workers:
-        os.kill(worker.pid, signal.SIGTERM)
-        os.kill(worker.pid, signal.SIGINT)
+        for number in SIGNALS:
+            os.kill(worker.pid, number)
     assert len(list(steps)) == 18
     assert not any(worker.is_alive() for worker in workers)

@@ -27,10 +27,11 @@ from densessl.data.views import Views
 from densessl.errors import UserError
 from densessl.methods import METHODS
 from densessl.methods.vicreg import VICReg
+from densessl.signals import SIGNALS
 from densessl.training import checkpoint, distributed
 from densessl.training.launch import alone
 from densessl.training.log import Log
-from densessl.training.pretrain import SIGNALS, pretrain
+from densessl.training.pretrain import pretrain
 from densessl.training.seeding import seed_step
 from densessl.training.sinks import cut
 

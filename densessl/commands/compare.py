@@ -7,14 +7,14 @@ import json
 import re
 import shlex
 import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from densessl.compare.rows import RANDOM, Row, Words, compose, read_words
 from densessl.errors import UserError
 from densessl.files import aside, printable_lines
+from densessl.signals import answer
 
 if TYPE_CHECKING:
     from densessl.compare.runs import Evaluation
@@ -84,11 +84,15 @@ def main(argv: list[str] | None = None) -> int:
                 part.write_text(printable_lines(text), encoding="utf-8")
         return f"{files['table.md']}\n{out}: {', '.join(files)}"
 
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    answer(_stop)
     print(f"{len(rows)} rows, {args.seeds} seed(s); what each step says: {out}/ROW/SEED/*.log", flush=True)
     failed = fill(runs, evaluations, write, launch=shlex.split(args.launch), jobs=args.jobs)
     print(f"\n{write(failed)}")
     return 1 if failed else 0
+
+
+def _stop(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
 
 def _evaluations(args: argparse.Namespace, rows: Sequence[Row], words: Words) -> list[Evaluation]:

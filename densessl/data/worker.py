@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import Dataset
 
 from densessl.errors import UserError
+from densessl.signals import SIGNALS
 
 GRACE = 60  # seconds
 NOWHERE = -1
@@ -91,8 +92,8 @@ def prepare() -> None:
 
 def _leave_signals() -> None:
     """A signal to the whole process group is the main process's to answer: it may want to save first."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _stay)
 
 

@@ -15,6 +15,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from densessl.backbone_file import FILE_NAME, save_backbone
 from densessl.config import Config
+from densessl.console import unbroken
 from densessl.data.loader import Loader
 from densessl.data.pictures import open_pictures
 from densessl.data.pixels import Pixels
@@ -24,6 +25,7 @@ from densessl.errors import UserError
 from densessl.health.health import Health
 from densessl.probes.probes import Probes
 from densessl.probes.watched import Watching
+from densessl.signals import answer
 from densessl.training import checkpoint, distributed, sinks
 from densessl.training.assembly import assemble
 from densessl.training.engine import connect
@@ -33,16 +35,17 @@ from densessl.training.optim import lr_at, peak_lr, set_lr
 from densessl.training.recovery import Recovery
 from densessl.training.seeding import seed_step
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)  # USR1 is how schedulers warn
 FAILURES = 3  # saves in a row that may fail before the run stops
 
 
+@unbroken()
 def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> Path:
     """Run ``cfg`` to its end, or from its newest whole state on, and return the run folder.
 
-    SIGTERM, SIGUSR1 or Ctrl-C: all processes save after the step at hand and end with SystemExit; a second Ctrl-C ends
-    at once. A save that fails is said and leaves those before; the third in a row ends the run. A step that is not
-    finite is skipped; cfg.max_skips in a row send the run back to its newest state, once, with a lower learning rate.
+    Ctrl-C, SIGTERM or another of signals.SIGNALS: all processes save after the step at hand and end with SystemExit; a
+    second Ctrl-C ends at once. What can't be written to the console is dropped. A save that fails is said and leaves
+    those before; the third in a row ends the run. A step that is not finite is skipped; cfg.max_skips in a row send the
+    run back to its newest state, once, with a lower learning rate.
     Raises UserError for a configuration, pictures or a run folder that can't work, and where going back did not help.
     """
     # --- processes, run folder ---
@@ -215,7 +218,7 @@ def stop_on_signal() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         came.append(number)
 
-    before = {number: signal.signal(number, note) for number in SIGNALS}
+    before = answer(note)
     try:
         yield came
     finally:
