@@ -6,6 +6,7 @@ import errno
 import importlib
 import io
 import os
+import re
 import sys
 from collections.abc import Callable
 
@@ -68,6 +69,8 @@ def _run(command: Callable[[], int]) -> int:
     for stream in (sys.stdout, sys.stderr):  # of any locale: what it has no letter for is escaped
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    # A shell leaves ~ alone within a word, and whoever starts processes in quotes or from Python has none.
+    sys.argv[1:] = [re.sub(r"(?<![^=:])~(?=/|$)", lambda _: os.path.expanduser("~"), word) for word in sys.argv[1:]]
     try:
         return command()
     except UserError as error:

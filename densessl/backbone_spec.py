@@ -23,6 +23,7 @@ def parse_spec(spec: str | Path) -> BackboneSpec:
     name, equals, rest = text.partition("=")
     if Path(text).exists() or not equals or os.sep in name:
         name, rest = "", text
+    rest = os.path.expanduser(rest)
     path, part = Path(rest), ""
     file, colon, word = rest.rpartition(":")
     if colon and not path.exists() and Path(file).is_file():

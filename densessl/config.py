@@ -7,16 +7,27 @@ from __future__ import annotations
 
 import difflib
 import re
-from os.path import isfile
+from os import fsencode
+from os.path import expanduser, isfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
 from densessl import checks
 from densessl.config_errors import explain
 from densessl.config_file import Value, flat, parse_override, read_values, shown, write_values
 from densessl.errors import UserError
+from densessl.files import printable
 from densessl.method_source import method_arguments, method_crops, method_names
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -30,12 +41,30 @@ Probe = Literal["linear", "dense_knn", "knn"]
 
 
 def _writable(text: str) -> str:
-    if re.search("[\0\ud800-\udfff]", text):
+    if re.search("[\0\ud800-\udc7f\udd00-\udfff]", text):  # the others stand for bytes that are not UTF-8
         raise ValueError("holds a character that no name of a file has")
     return text
 
 
 Text = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_writable)]
+
+
+def _file(value: Any) -> str:
+    """Pydantic's own texts are UTF-8, which names of files need not be."""
+    if not isinstance(value, str) or not 0 < len(value) <= 4096:
+        raise ValueError(f"the name of a file or folder is needed, got {shown(value)}")
+    return expanduser(_writable(value))
+
+
+def _in_utf8(name: str) -> str:
+    try:
+        fsencode(name).decode()
+    except UnicodeDecodeError:
+        raise ValueError(f"{printable(name)} is not UTF-8, and safetensors reads nothing from such a folder") from None
+    return name
+
+
+File = Annotated[str, PlainValidator(_file)]
 
 _PACKAGE = Path(__file__).parent
 # In a wheel the configurations lie in the package, in a checkout beside it.
@@ -53,11 +82,11 @@ class BackboneConfig(Section):
     stem: Literal["imagenet", "small"] = "imagenet"  # small, of ResNets: 3 x 3 without pooling, for pictures of 32 px
     drop_path: Share = 0.0
     checkpointing: bool = False  # compute the activations within a block again in the backward, instead of keeping them
-    init: Text | None = None  # start from a backbone file or any checkpoint of the same network
+    init: File | None = None  # start from a backbone file or any checkpoint of the same network
 
 
 class DataConfig(Section):
-    path: Text  # a folder of pictures, a text file of paths, tar shards here or behind a URL, hf:FOLDER, or scenes
+    path: File  # a folder of pictures, a text file of paths, tar shards here or behind a URL, hf:FOLDER, or scenes
     workers: int = Field(default=4, ge=0, le=1024)
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[Positive, ...] = (0.229, 0.224, 0.225)
@@ -163,8 +192,8 @@ class OptimConfig(Section):
 class ProbesConfig(Section):
     """Small evaluations while training (docs/probes.md); none without labels."""
 
-    masks: Text | None = None  # pictures with masks in a layout that eval-seg takes, for linear and dense_knn
-    classes: Text | None = None  # pictures with classes in a layout that eval-cls takes, for knn
+    masks: File | None = None  # pictures with masks in a layout that eval-seg takes, for linear and dense_knn
+    classes: File | None = None  # pictures with classes in a layout that eval-cls takes, for knn
     kinds: tuple[Probe, ...] = ("linear", "dense_knn", "knn")  # of these, those that have labels
     every: Annotated[float, Field(gt=0, le=1e6)] = 1.0  # epochs
     keep: Probe | None = None  # which decides what RUN/backbone_best.safetensors is; default: the first of kinds
@@ -206,7 +235,7 @@ class _Arguments(MethodConfig, Section):
 
 class Config(Section):
     name: Text  # of the configuration file
-    run: Text  # the run folder
+    run: Annotated[File, AfterValidator(_in_utf8)]  # the run folder
     method: MethodConfig
     backbone: BackboneConfig
     data: DataConfig
@@ -291,9 +320,10 @@ def load_config(name: str, overrides: list[str] | None = None) -> Config:
 def load_with_sources(name: str, overrides: list[str] | None = None) -> tuple[Config, dict[str, str]]:
     """Also where each given value comes from: key path to "file:line" or "command line". The others are defaults."""
     path = find_config(name)
-    given = read_values(path)
+    texts = _texts(Config, "")
+    given = read_values(path, texts)
     before = next((value.value for value in given if value.key == "method.name"), None)
-    changes = [parse_override(text) for text in overrides or []]
+    changes = [parse_override(text, texts) for text in overrides or []]
     changed = {value.key for value in changes}
     for length, other in (("steps", "epochs"), ("epochs", "steps")):
         if length in changed and other not in changed:  # one takes the other's place
@@ -362,3 +392,15 @@ def _put(values: dict[str, Any], value: Value) -> None:
         if not isinstance(values, dict):
             raise UserError(f"{value.key} ({value.source}): {section} is a value, not a section")
     values[last] = value.value
+
+
+def _texts(schema: type[BaseModel], prefix: str) -> dict[str, bool]:
+    """The keys whose values are names, and whether they may be missing."""
+    found: dict[str, bool] = {}
+    for name, field in schema.model_fields.items():
+        kind: Any = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            found |= _texts(kind, f"{prefix}{name}.")
+        elif kind in (str, Text | None, File | None):
+            found[prefix + name] = kind is not str
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,23 +56,32 @@ _FLOAT = ("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+[eE][-+]?\d+$"), list
 _Loader.add_implicit_resolver(*_FLOAT)
 
 
-def read_values(path: Path) -> list[Value]:
-    """All values of a file of nested sections. A key given twice is an error: YAML would keep the last one silently."""
+def read_values(path: Path, texts: Mapping[str, bool] | None = None) -> list[Value]:
+    """All values of a file of nested sections. A key given twice is an error: YAML would keep the last one silently.
+
+    Those of ``texts`` are what is written, also where YAML would see a number, a date or a yes.
+    """
     try:
         with path.open(encoding="utf-8") as file:
             root = _compose(file.read(LARGEST + 1))
         if isinstance(root, yaml.MappingNode):
-            return _walk(root, "", path.name, {})
+            return _walk(root, "", path.name, {}, texts or {})
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path} can't be read as YAML: {_reason(error)}") from None
     raise UserError(f"{path} must hold keys and values, as the files in configs do")
 
 
-def parse_override(text: str) -> Value:
-    """A word such as optim.base_lr=5e-4; the value is read as YAML."""
+def parse_override(text: str, texts: Mapping[str, bool] | None = None) -> Value:
+    """A word such as optim.base_lr=5e-4; the value is read as YAML.
+
+    Without quotes that of a key of ``texts`` is what is written, whatever it would be in YAML: a name such as 2024, no
+    or {a,b}. Where ``texts`` says that it may be missing, null is None.
+    """
     key, equals, value = text.partition("=")
     if not equals or not re.fullmatch(r"\w+(\.\w+)*", key):
         raise UserError(f"{shown(text)}: an override is key=value, for example optim.base_lr=5e-4")
+    if texts and key in texts and value[:1] not in ("'", '"'):
+        return Value(key, None if texts[key] and value in ("", "null") else value, "command line")
     try:
         return Value(key, _value(_compose(value)), "command line")
     except yaml.YAMLError as error:
@@ -109,7 +118,9 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _walk(node: yaml.MappingNode, prefix: str, file: str, seen: dict[str, int]) -> list[Value]:
+def _walk(
+    node: yaml.MappingNode, prefix: str, file: str, seen: dict[str, int], texts: Mapping[str, bool]
+) -> list[Value]:
     values: list[Value] = []
     for name_node, child in node.value:
         key, line = f"{prefix}{name_node.value}", name_node.start_mark.line + 1
@@ -119,9 +130,10 @@ def _walk(node: yaml.MappingNode, prefix: str, file: str, seen: dict[str, int]) 
             raise UserError(f"{key} ({file}:{line}): given twice, first in line {seen[key]}")
         seen[key] = line
         if isinstance(child, yaml.MappingNode):
-            values += _walk(child, f"{key}.", file, seen)
+            values += _walk(child, f"{key}.", file, seen, texts)
         else:
-            values.append(Value(key, _value(child), f"{file}:{line}"))
+            written = key in texts and isinstance(child, yaml.ScalarNode) and child.tag != "tag:yaml.org,2002:null"
+            values.append(Value(key, child.value if written else _value(child), f"{file}:{line}"))
     return values
 
 

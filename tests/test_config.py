@@ -1,6 +1,7 @@
 """The configuration: what is shipped loads, what is wrong is named."""
 
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -9,8 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from densessl.__main__ import run
+from densessl.backbone_spec import parse_spec
 from densessl.commands.pretrain import main
-from densessl.config import CONFIGS, load_config, load_with_sources
+from densessl.config import CONFIGS, load_config, load_with_sources, resolved_yaml
 from densessl.config_file import flat
 from densessl.errors import UserError
 from densessl.method_source import method_names
@@ -38,7 +41,7 @@ def test_what_is_printed_can_be_saved_and_loaded(name: str, tmp_path: Path, caps
 
 
 @pytest.mark.parametrize(
-    "value", ["1e5", "null", "a: b # c", "x\ny", "é😀", "'", "2020-01-01", "[1", "&a *a", "~/x", " x "]
+    "value", ["1e5", "null", "a: b # c", "x\ny", "é😀", "'", "2020-01-01", "[1", "&a *a", "~x", " x "]
 )
 def test_any_text_is_printed_so_that_it_is_read_as_it_was(
     value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -121,6 +124,8 @@ def test_the_schema_of_a_method_is_its_constructor() -> None:
         (["backbone.in_chans=4"], r"data.mean has 3 values, backbone.in_chans is 4"),
         (["batch"], r"an override is key=value"),
         (["batch=[1"], r"can't be read as YAML"),
+        (["data.path="], r"data.path \(command line\): the name of a file or folder is needed, got ''"),
+        (["run=\udce9"], r"run \(command line\): \\xe9 is not UTF-8, and safetensors reads nothing"),
     ],
 )
 def test_wrong_input_is_refused_by_name(overrides: list[str], message: str) -> None:
@@ -177,3 +182,54 @@ def test_nothing_heavy_is_imported() -> None:
         "main(); assert not {'torch', 'cv2', 'albumentations', 'timm', 'deepspeed'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=Path(__file__).parents[1])
+
+
+NAMES = [
+    "2024",
+    "007",
+    "1e5",
+    "2024-01-01",
+    "no",
+    "null",
+    "~x",
+    "{a,b}",
+    "[x].jpg",
+    "a #b",
+    "*x",
+    "k: v",
+    "@x",
+    "café 图",
+]
+
+
+@pytest.mark.parametrize("name", [*NAMES, os.fsdecode(b"caf\xe9"), "x\x1b"])
+def test_a_name_is_what_is_written_whatever_yaml_would_make_of_it(name: str, tmp_path: Path) -> None:
+    words = [f"data.path={name}", f"backbone.init={name}1"]
+    config = load_config("demo", [*words, f"run={name.encode('utf-8', 'replace').decode()}"])
+    assert (config.data.path, config.backbone.init) == (name, f"{name}1")
+    (tmp_path / "config.yaml").write_text(resolved_yaml(config), "utf-8")
+    assert load_config(str(tmp_path / "config.yaml")) == config.model_copy(update={"name": config.name})
+
+
+def test_names_in_a_file_need_no_quotes(tmp_path: Path) -> None:
+    text = resolved_yaml(load_config("demo", ["data.path=PATH", "probes.classes=IT", "run=RUN"]))
+    for old, new in (("PATH", "2024"), ("RUN", "007"), ("classes: IT", "classes: ~")):
+        text = text.replace(old, new)
+    (tmp_path / "demo.yaml").write_text(text, "utf-8")
+    config = load_config(str(tmp_path / "demo.yaml"))
+    assert (config.data.path, config.run, config.probes.classes) == ("2024", "007", None)
+    assert load_config(str(tmp_path / "demo.yaml"), ["backbone.init=null", "data.path='a b'"]).data.path == "a b"
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also behind = and :, where a shell leaves it."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "x~").mkdir()
+    config = load_config("demo", ["data.path=~/a", "run=~/b", "backbone.init=~/c.pth", "probes.masks=~/x~"])
+    found = config.data.path, config.run, config.backbone.init, config.probes.masks
+    assert found == tuple(f"{tmp_path}/{name}" for name in ("a", "b", "c.pth", "x~"))
+    assert parse_spec("resnet50=~/d.pth").path == tmp_path / "d.pth"
+    monkeypatch.setattr(sys, "argv", ["densessl", "~/a", "--out=~/b", "hf:~/c", "r=~/d.pth", "~", "a~/b", "~root/c"])
+    assert run(lambda: len(sys.argv)) == 8
+    home = str(tmp_path)
+    assert sys.argv[1:] == [f"{home}/a", f"--out={home}/b", f"hf:{home}/c", f"r={home}/d.pth", home, "a~/b", "~root/c"]

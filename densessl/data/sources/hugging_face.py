@@ -97,7 +97,7 @@ def _fields(kind: Any) -> bool:
 
 def _named(path: str) -> tuple[str, str, str]:
     """PATH, SPLIT and COLUMN, which are empty where they are not given; PATH may itself have colons."""
-    words = path.removeprefix("hf:").split(":")
+    words = os.path.expanduser(path.removeprefix("hf:")).split(":")
     for count in range(len(words), max(0, len(words) - 3), -1):
         where = ":".join(words[:count])
         if where and (os.path.exists(where) or glob.glob(where)):
