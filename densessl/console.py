@@ -24,7 +24,7 @@ def unbroken() -> Iterator[list[OSError]]:
     with ExitStack() as at_end:
         for name, kept in (("stdout", errors), ("stderr", [])):
             if getattr(sys, name) is None:  # closed, as by `2>&-`: the next file would take its number
-                setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+                setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
             stream = getattr(sys, name)
             buffer = getattr(stream, "buffer", None)  # notebooks and tests have streams of other kinds
             raw = getattr(buffer, "raw", buffer)  # python -u has no buffer between
