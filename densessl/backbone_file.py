@@ -20,6 +20,7 @@ from densessl.backbone_spec import parse_spec
 from densessl.backbones import Backbone
 from densessl.colours import IMAGENET as IMAGENET
 from densessl.colours import colours, colours_of_tag
+from densessl.data.decoding import RGB
 from densessl.data.pixels import Pixels
 from densessl.errors import UserError
 from densessl.files import aside
@@ -27,7 +28,7 @@ from densessl.foreign.architecture import in_chans, timm_name
 from densessl.foreign.filling import fill, fill_foreign, read_foreign
 from densessl.foreign.state_file import FOLDER_WEIGHTS
 from densessl.key_report import key_report, require_finite
-from densessl.reading import RGB, pixel_facts
+from densessl.reading import pixel_facts
 from densessl.vit import network
 
 log = logging.getLogger("densessl")

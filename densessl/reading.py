@@ -9,7 +9,6 @@ from densessl.backbones import Backbone
 from densessl.colours import colours
 from densessl.data.pixels import Pixels
 
-RGB = Pixels(upright=False)  # as stored: masks know nothing of EXIF's turn, nor do published scores
 COLOUR = ("mean", "std")
 
 
@@ -19,11 +18,11 @@ def pixel_facts(pixels: Pixels) -> dict[str, Any]:
 
 
 def pixels_of(backbone: Backbone) -> Pixels:
-    """As in its pretraining, but never turned. Equal to RGB where the backbone says nothing else."""
+    """As in its pretraining, and upright. Equal to RGB where the backbone says nothing else."""
     told: Any = backbone.metadata.get("pixels") or {}
     bounds = tuple((low, high) for low, high in told.get("range") or ())
     percentiles = tuple(told.get("percentiles") or ())
-    return Pixels(backbone.in_chans, bounds, percentiles or None, upright=False)
+    return Pixels(backbone.in_chans, bounds, percentiles or None)
 
 
 def normalisation(backbone: Backbone) -> tuple[tuple[float, ...], tuple[float, ...]]:

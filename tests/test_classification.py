@@ -9,7 +9,8 @@ import tarfile
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from picture_forms import turned
+from PIL import Image, ImageOps
 from torch import nn
 
 from densessl.backbone_file import find_backbone, save_backbone
@@ -24,6 +25,7 @@ from densessl.classification.protocols.frozen import LINEAR_FEATURES
 from densessl.commands.eval_cls import main
 from densessl.data.decoding import Unreadable
 from densessl.errors import UserError
+from densessl.visual import gallery
 
 SHORT = dataclasses.replace(LINEAR_FEATURES, epochs=60)
 
@@ -276,6 +278,17 @@ def test_folders_and_shards_hold_the_same(tmp_path):
     assert held_out(shards) == "val"
     (shards / "classes.txt").unlink()
     assert open_labelled(shards, "train").classes == ("0", "1", "2")
+
+
+def test_images_are_turned_as_in_pretraining_and_shown_so(tmp_path):
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    file = tmp_path / "train" / "a" / "1.png"
+    backbones = {"x": Backbone("test_resnet")}
+    for turn in range(1, 9):
+        file.write_bytes(turned(turn)["PNG, XMP element behind"])
+        truth = np.array(ImageOps.exif_transpose(Image.open(file)))
+        np.testing.assert_array_equal(open_labelled(tmp_path, "train").pictures.read(0), truth)
+        np.testing.assert_array_equal(gallery._Read(str(tmp_path), backbones).read(0)["x"], truth)
 
 
 def spoil(root, how):

@@ -1,5 +1,6 @@
 """Each layout as it lies on disk, held against boxes and masks written by hand, and what would spoil a score."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from made_datasets import box, coco_categories, picture
+from picture_forms import turned
+from PIL import Image, ImageOps
 from pycocotools import mask as rle
 
 from densessl.data.scenes import Scenes
@@ -179,6 +182,19 @@ def test_folder(tmp_path):
     no_shape = open_dataset(folder(tmp_path / "boxes", segmentation=[]), "val")
     assert not no_shape.masks
     assert no_shape.objects(0).areas.tolist() == [20, 768]
+
+
+def test_boxes_are_those_of_the_turned_image(tmp_path):
+    data, file = open_dataset(folder(tmp_path), "train"), tmp_path / "images/train/deep/a.png"
+    for turn in range(1, 9):
+        image, exif = Image.open(io.BytesIO(turned(1)["JPEG, EXIF"])), Image.Exif()
+        exif[0x0112] = turn
+        image.resize(SIZE if turn > 4 else SIZE[::-1]).save(file, exif=exif)
+        np.testing.assert_array_equal(data.picture(0), np.array(ImageOps.exif_transpose(Image.open(file))))
+    image.resize(SIZE[::-1]).save(file, exif=exif)
+    what = r"a\.png: the picture is 24x32 pixels \(stored as 32x24, turned as the orientation 8 .* says 32x24"
+    with pytest.raises(UserError, match=what):
+        data.picture(0)
 
 
 RUNS = {"size": list(SIZE), "counts": [5, 5]}

@@ -51,10 +51,10 @@ def test_how_pictures_were_read_can_be_said(tmp_path: Path) -> None:
     words = [str(file), "--out", str(out), "--overwrite"]
     assert main([*words, "--range", "0", "4095", "100", "900", "--mean", "0.3", "0.2", "--std", "0.1", "0.4"]) == 0
     backbone = load_backbone(out / "backbone.safetensors")
-    assert pixels_of(backbone) == Pixels(2, ((0, 4095), (100, 900)), upright=False)
+    assert pixels_of(backbone) == Pixels(2, ((0, 4095), (100, 900)))
     assert normalisation(backbone) == ((0.3, 0.2), (0.1, 0.4))
     assert main([*words, "--percentiles", "1", "99"]) == 0
-    assert pixels_of(load_backbone(out / "backbone.safetensors")) == Pixels(2, (), (1, 99), upright=False)
+    assert pixels_of(load_backbone(out / "backbone.safetensors")) == Pixels(2, (), (1, 99))
     for wrong, message in (
         (["--range", "0", "1", "2"], "pairs of black and white"),
         (["--range", "1", "0"], "black below white"),

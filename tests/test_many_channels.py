@@ -278,7 +278,7 @@ def test_classes_that_differ_in_the_ratio_of_two_channels_are_told_apart(tmp_pat
     torch.manual_seed(0)
     assert eval_cls([str(run), *words[:-3], "knn", "--out", str(tmp_path / "knn")]) == 0
     assert json.loads((tmp_path / "knn" / "results.json").read_text())["scores"]["knn5"] > 0.9
-    split = read_as(open_labelled(tmp_path / "data", "train"), Pixels(2, RANGE, upright=False))
+    split = read_as(open_labelled(tmp_path / "data", "train"), Pixels(2, RANGE))
     crop, label = RandomCrops(split, 16, classification_protocol("semi_10"), 0)[0, 3]  # type: ignore[misc]
     assert (crop.shape, crop.dtype, label) == ((2, 16, 16), torch.uint16, 0)
 
@@ -299,13 +299,13 @@ def test_published_pictures_are_grey_for_one_channel_and_refused_for_others(tmp_
     assert np.abs(picture[..., 0] - luma).max() <= 0.51
     assert np.array_equal(same, mask)
     assert data[0][0].shape == colours.shape  # as it was
-    stretched = read_segmentation_as(data, Pixels(3, percentiles=(0, 100), upright=False))[0][0]
+    stretched = read_segmentation_as(data, Pixels(3, percentiles=(0, 100)))[0][0]
     ends = colours.min((0, 1)), colours.max((0, 1))
     assert np.abs(stretched / 65_535 - (colours - ends[0]) / (ends[1] - ends[0])).max() < 1e-5
     for wrong in (Pixels(2), Pixels(3, ((0, 4095),)), Pixels(1, ((0, 4095),))):
         with pytest.raises(UserError, match="camvid has RGB pictures of 8 bits; this backbone takes"):
             read_segmentation_as(data, wrong)
-    assert read_segmentation_as(data, Pixels(3, ((0, 255),), upright=False))[0][0].dtype == np.uint16
+    assert read_segmentation_as(data, Pixels(3, ((0, 255),)))[0][0].dtype == np.uint16
 
 
 # --- what doesn't fit -------------------------------------------------------------------------------------------------

@@ -8,18 +8,21 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from picture_forms import chunk, in_png, turned
+from PIL import Image, ImageOps
 
+from densessl.data.decoding import RGB
 from densessl.data.palette import palette
 from densessl.data.pixels import Pixels
 from densessl.errors import UserError
 from densessl.probes.few import Few
-from densessl.reading import RGB
 from densessl.segmentation.datasets import DATASETS, open_dataset
 from densessl.segmentation.datasets.files import read_mask
 from densessl.segmentation.datasets.voc import CLASSES
 
 SIZE = (12, 8)  # width, height
+BACK = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180}
+BACK |= {6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE}
 
 
 def picture(path: Path, size=SIZE) -> None:
@@ -83,15 +86,52 @@ def test_a_class_to_ignore_leaves_the_classes_and_those_after_it_move_up(tmp_pat
     assert data[0][1][-1, 0] == 1  # file value 2
 
 
-def test_palette_masks_are_read_as_indices_and_exif_rotation_is_not_applied(tmp_path):
+def test_palette_masks_are_read_as_indices(tmp_path):
     data = open_dataset(folder(tmp_path), "train")
     mask(tmp_path / "masks" / "train" / "a.png", mode="P")
+    np.testing.assert_array_equal(np.unique(data[0][1]), [0, 1, 2, 255])
+
+
+@pytest.mark.parametrize("turn", [1, 2, 3, 6, 7])
+def test_image_and_mask_are_turned_as_each_says(tmp_path, turn):
+    data, (height, width) = open_dataset(folder(tmp_path), "train"), (36, 24) if turn > 4 else (24, 36)
+    image, label = tmp_path / "images/train/a.jpg", tmp_path / "masks/train/a.png"
+    labels = np.random.default_rng(0).integers(0, 3, (height, width), np.uint8)
+    stored = Image.fromarray(labels).transpose(BACK[turn]) if turn > 1 else Image.fromarray(labels)
+    for name, content in turned(turn).items():
+        image.write_bytes(content)
+        Image.fromarray(labels).save(label)  # as a program draws it that shows the image upright
+        picture, found = data[0]
+        truth = np.array(ImageOps.exif_transpose(Image.open(image)))
+        np.testing.assert_array_equal(picture, truth, name)
+        np.testing.assert_array_equal(found, labels)
+        np.testing.assert_array_equal(data.mask(0), labels)
     exif = Image.Exif()
-    exif[0x0112] = 6  # a viewer would turn it by 90 degrees
-    Image.new("RGB", SIZE).save(tmp_path / "images" / "train" / "a.jpg", exif=exif)
-    image, labels = data[0]
-    assert image.shape[:2] == labels.shape == (8, 12)
-    np.testing.assert_array_equal(np.unique(labels), [0, 1, 2, 255])
+    exif[0x0112] = turn
+    stored.save(label, exif=exif)
+    np.testing.assert_array_equal(data[0][1], np.array(ImageOps.exif_transpose(Image.open(label))))
+    np.testing.assert_array_equal(data[0][1], labels)
+    stored.save(label)
+    for name in ("JPEG, EXIF", "TIFF, XMP element") if turn > 4 else ():
+        image.write_bytes(turned(turn)[name])
+        what = (
+            rf"mask is 36x24 pixels, its picture a\.jpg is 24x36 \(stored as 36x24, turned as the orientation {turn} "
+        )
+        for look in (data.check, lambda: data[0]):
+            with pytest.raises(UserError, match=what):
+                look()
+
+
+def test_what_stands_around_the_pixels_breaks_no_image_or_mask(tmp_path):
+    png = io.BytesIO()
+    Image.fromarray(np.full((8, 12), 2, np.uint8)).save(png, "PNG")
+    data = open_dataset(folder(tmp_path), "train")
+    for behind in (False, True):
+        odd = in_png(png.getvalue(), chunk(b"gAMA", b""), behind)
+        for file in ("images/train/a.jpg", "masks/train/a.png"):
+            (tmp_path / file).write_bytes(odd)
+        assert (data[0][0] == 2).all()
+        assert (data.mask(0) == 2).all()
 
 
 def test_masks_of_less_than_8_bits_keep_their_numbers(tmp_path):
@@ -187,7 +227,7 @@ def test_what_no_mask_holds_and_what_is_ignored_is_said_once(tmp_path, caplog):
     rewrite(folder(tmp_path / "mine", "sky\nroad\ncar\nbus\n"), lambda v: np.where(v == 2, 1, v), split="val")
     for split in ("train", "val"):
         data = open_dataset(tmp_path / "mine", split)
-        for pixels in (RGB, RGB, Pixels(1, upright=False)):
+        for pixels in (RGB, RGB, Pixels(1)):
             data.read_as(pixels).check()
     assert caplog.messages == [
         "mine train: no mask holds bus, of 4 classes; 25.0% of the pixels are ignored",

@@ -8,13 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from densessl.data.decoding import RGB
 from densessl.data.pictures import Pictures, StoredPictures
 from densessl.data.pixels import Pixels
 from densessl.data.sources.files import find_files
 from densessl.data.sources.shards import Shards
 from densessl.errors import UserError
 from densessl.files import printable, read_utf8
-from densessl.reading import RGB, described
+from densessl.reading import described
 from densessl.trees import few, incomplete
 
 LAYOUT = """

@@ -103,7 +103,8 @@ def finder(specs: Sequence[str], **how: Any) -> Callable[[str, int], Backbone]:
     too. Raises UserError.
     """
     from densessl.backbone_file import find_backbone
-    from densessl.reading import RGB, pixels_of, read_alike
+    from densessl.data.decoding import RGB
+    from densessl.reading import pixels_of, read_alike
 
     first = next((find_backbone(spec, **how) for spec in specs if parse_spec(spec).path), None)
     others = first is not None and pixels_of(first) != RGB

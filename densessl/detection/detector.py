@@ -23,10 +23,11 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from densessl.backbone_file import IMAGENET
 from densessl.backbones import Backbone
+from densessl.data.decoding import RGB
 from densessl.detection.draws import DrawnSides, Draws
 from densessl.detection.protocols.base import C4, FPN, LEVELS, Protocol
 from densessl.errors import UserError
-from densessl.reading import RGB, described, pixels_of
+from densessl.reading import described, pixels_of
 
 STRIDES = (4, 8, 16, 32)
 RATIOS = (0.5, 1.0, 2.0)

@@ -11,10 +11,11 @@ from timm.models.convnext import ConvNeXt
 from torch import nn
 
 from densessl.backbones import Backbone
+from densessl.data.decoding import RGB
 from densessl.errors import UserError
 from densessl.export.exporter import Stages, fitting, installed, plain, renamed
 from densessl.foreign import layouts
-from densessl.reading import RGB, pixels_of
+from densessl.reading import pixels_of
 
 SUFFIX = ".hf"
 NEEDS = ("transformers",)

@@ -42,7 +42,7 @@ class Probes:
 
     def _open(self) -> None:
         probes = self._cfg.probes
-        self._kinds = open_kinds(probes, self._pixels._replace(upright=False))
+        self._kinds = open_kinds(probes, self._pixels._replace(upright=True))
         self._best = Best(Path(self._cfg.run), label(probes, probes.deciding))
 
     def due(self, done: int) -> bool:

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from densessl.backbones import Backbone
+from densessl.data.decoding import RGB
 from densessl.device import find_device, peak_memory
 from densessl.errors import UserError
 from densessl.outcomes import backbone_facts, data_facts
-from densessl.reading import RGB, described, normalisation, pixels_of
+from densessl.reading import described, normalisation, pixels_of
 from densessl.segmentation import clusters, fast, linear, retrieval
 from densessl.segmentation.datasets import SegmentationDataset, read_as
 from densessl.segmentation.inference import predict

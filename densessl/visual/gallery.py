@@ -56,7 +56,7 @@ class _Read:
     """The pictures of a collection as each backbone reads them, upright."""
 
     def __init__(self, path: str, backbones: Mapping[str, Backbone]) -> None:
-        self.pixels = {name: pixels_of(each)._replace(upright=True) for name, each in backbones.items()}
+        self.pixels = {name: pixels_of(each) for name, each in backbones.items()}
         self.collections: dict[Pixels, Pictures] = {
             pixels: open_pictures(path, pixels) for pixels in dict.fromkeys(self.pixels.values())
         }

@@ -14,7 +14,7 @@ import numpy as np
 from densessl.data.palette import palette
 from densessl.detection.datasets.objects import Objects, run_lengths
 from densessl.errors import UserError
-from densessl.segmentation.datasets.files import read_picture
+from densessl.segmentation.datasets.files import read_picture, told_turn
 from densessl.trees import few, incomplete
 
 log = logging.getLogger("densessl")
@@ -104,8 +104,8 @@ class Annotated:
         if picture.shape[:2] != self.size(index):
             height, width = self.size(index)
             raise UserError(
-                f"{self.file(index)}: the picture is {picture.shape[1]}x{picture.shape[0]} pixels, {self.source} says "
-                f"{width}x{height}; the boxes would not fit"
+                f"{self.file(index)}: the picture is {picture.shape[1]}x{picture.shape[0]} pixels"
+                f"{told_turn(self.file(index))}, {self.source} says {width}x{height}; the boxes would not fit"
             )
         return picture
 

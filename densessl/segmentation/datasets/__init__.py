@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from densessl.data.decoding import RGB
 from densessl.data.pixels import Pixels
 from densessl.errors import UserError
-from densessl.reading import RGB, described
+from densessl.reading import described
 from densessl.segmentation.datasets.ade20k import ADE20K
 from densessl.segmentation.datasets.camvid import CamVid
 from densessl.segmentation.datasets.cityscapes import Cityscapes

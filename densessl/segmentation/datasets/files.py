@@ -1,29 +1,34 @@
-"""Pictures and label masks in files, read as they are stored."""
+"""Images and label masks in files, each turned as it says."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from densessl.data.decoding import FORMATS, Unreadable, decode
+from densessl.data.decoding import RGB, decode, read
+from densessl.data.header import FORMATS, header_of
 from densessl.data.palette import Color
 from densessl.data.pixels import Pixels
+from densessl.data.raster import Unreadable, is_turned, orientation, upright
+from densessl.data.tiff import LYING
+from densessl.data.tiff import STARTS as TIFFS
 from densessl.errors import UserError
-from densessl.reading import RGB, described
+from densessl.reading import described
 
 IGNORE = 255
 LOSSY = ("JPEG", "MPO", "WEBP")
-VOID = (224, 224, 192)  # in VOC's palette, at 255
 ARRAYS = (".npy", ".tif", ".tiff")  # of any number of channels
+VOID = (224, 224, 192)  # in VOC's palette, at 255
 # Pillow stretches grey PNGs of 2 and 4 bits to 0..255; a label needs the stored number.
 _STRETCH = {"L;2": 85, "L;4": 17}
 
 
 def read_picture(path: Path, pixels: Pixels = RGB) -> np.ndarray:
-    """(H, W, C) of ``pixels.dtype``. EXIF rotation is not applied: a mask knows nothing of it. Raises UserError."""
+    """(H, W, C) of ``pixels.dtype``, turned as the file says, like its mask. Raises UserError."""
     if not _by_pillow(path, pixels):
         try:
             return decode(path.read_bytes(), str(path), pixels)
@@ -35,18 +40,27 @@ def read_picture(path: Path, pixels: Pixels = RGB) -> np.ndarray:
         if image.mode.startswith(("I", "F")):
             raise UserError(f"{path}: a picture of mode {image.mode}; 8 bits a channel are needed")
         try:
-            return np.asarray(image.convert("RGB"))
+            return upright(np.asarray(image.convert("RGB")), image.info["turn"])
         except (OSError, SyntaxError) as error:
             raise UserError(f"{path}: the picture can't be read: {error}") from None
 
 
 def picture_size(path: Path, pixels: Pixels = RGB) -> tuple[int, int]:
-    """(H, W), from the header alone where Pillow knows the format. Raises UserError."""
-    if not _by_pillow(path, pixels) and path.suffix.lower() in ARRAYS:
+    """(H, W), turned as the file says before its pixels: from the header, if Pillow reads it. Raises UserError."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return (image.width, image.height) if orientation(image.info) in LYING else (image.height, image.width)
+    except Exception:  # of arrays, and of what is no image or only without what stands around its pixels
         height, width, _ = read_picture(path, pixels).shape
         return height, width
-    with open_picture(path) as image:
-        return image.height, image.width
+
+
+def told_turn(path: Path) -> str:
+    """Words for an error on sizes, of an image that is turned; else empty. Raises Unreadable."""
+    raster = read(path.read_bytes(), str(path))
+    height, width = raster.picture.shape[:2]
+    what = f" (stored as {width}x{height}, turned as the orientation {raster.turn} in its EXIF or XMP says)"
+    return what if is_turned(raster.turn) else ""
 
 
 def _by_pillow(path: Path, pixels: Pixels) -> bool:
@@ -55,7 +69,7 @@ def _by_pillow(path: Path, pixels: Pixels) -> bool:
 
 
 def read_mask(path: Path, colors: Sequence[Color] = ()) -> np.ndarray:
-    """(H, W) uint8 as stored: the index of a palette picture, never its colour.
+    """(H, W) uint8, turned as the file says: the index of a palette picture, never its colour.
 
     With the ``colors`` of the values, a palette that has one of them at another place is refused: programs that make
     pictures smaller sort palettes anew, and every label would be wrong.
@@ -82,6 +96,7 @@ def read_mask(path: Path, colors: Sequence[Color] = ()) -> np.ndarray:
                         f"{path}: the palette was sorted anew, so its numbers are no labels: {value} has the colour "
                         f"of label {colors.index(color)}; take the mask as it was published"
                     )
+        values = upright(values, image.info["turn"])
     return values // _STRETCH.get(stored, 1) if isinstance(stored, str) else values
 
 
@@ -91,9 +106,10 @@ def read_codes(path: Path) -> np.ndarray:
         if image.mode != "RGB":
             raise UserError(f"{path}: a mask of mode {image.mode}; RGB is needed, whose three bytes are one number")
         try:
-            return np.asarray(image, np.int32) @ np.array([1, 256, 65536], np.int32)
+            codes = np.asarray(image, np.int32) @ np.array([1, 256, 65536], np.int32)
         except (OSError, SyntaxError) as error:
             raise UserError(f"{path}: the mask can't be read: {error}") from None
+        return upright(codes, image.info["turn"])
 
 
 def translate_codes(codes: np.ndarray, labels: dict[int, int]) -> np.ndarray:
@@ -134,10 +150,20 @@ def _shown(path: Path, image: Image.Image, colors: Sequence[Color]) -> str:
 
 
 def open_picture(path: Path) -> Image.Image:
-    """Its header read, its pixels not yet. Raises UserError."""
+    """Its header read, its pixels not yet; ``info["turn"]`` is the orientation that they need. Raises UserError."""
+    image: Image.Image
     try:
-        return Image.open(path, formats=(*FORMATS, "TIFF"))
+        data = path.read_bytes()
+        if data.startswith(TIFFS):  # which Pillow turns
+            image, turn = Image.open(io.BytesIO(data), formats=("TIFF",)), 1
+        else:
+            header = header_of(data, str(path))
+            image, turn = Image.open(io.BytesIO(header.data), formats=FORMATS), header.turn
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except Unreadable as error:
+        raise UserError(f"{path}: not a picture: {error.reason}") from None
+    except Exception as error:  # what a broken file raises depends on where it is broken
         raise UserError(f"{path}: not a picture: {error}") from None
+    image.info["turn"] = turn
+    return image

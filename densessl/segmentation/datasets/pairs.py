@@ -12,11 +12,12 @@ from typing import Self
 
 import numpy as np
 
+from densessl.data.decoding import RGB
 from densessl.data.palette import Color
 from densessl.data.pixels import Pixels
 from densessl.errors import UserError
-from densessl.reading import RGB, described
-from densessl.segmentation.datasets.files import IGNORE, picture_size, read_mask, read_picture
+from densessl.reading import described
+from densessl.segmentation.datasets.files import IGNORE, picture_size, read_mask, read_picture, told_turn
 from densessl.segmentation.datasets.occurrence import single_share, tell_classes
 from densessl.trees import few, incomplete
 
@@ -96,10 +97,13 @@ class Pairs:
 
     def _hold_sizes(self, index: int, values: np.ndarray, height: int, width: int) -> None:
         picture, file = self.pair(index)
+        if values.shape == (height, width):
+            return
+        height, width, _ = read_picture(picture, self.pixels).shape  # a PNG may tell of a turn behind its pixels
         if values.shape != (height, width):
             raise UserError(
                 f"{file}: the mask is {values.shape[1]}x{values.shape[0]} pixels, its picture {picture.name} is "
-                f"{width}x{height}; they must be equal"
+                f"{width}x{height}{told_turn(picture)}; they must be equal"
             )
 
     def values(self, index: int) -> np.ndarray:
