@@ -25,6 +25,7 @@ from densessl.data.pixels import Pixels
 from densessl.errors import UserError
 from densessl.files import aside
 from densessl.foreign.architecture import in_chans, timm_name
+from densessl.foreign.file_kind import is_safetensors
 from densessl.foreign.filling import fill, fill_foreign, read_foreign
 from densessl.foreign.state_file import FOLDER_WEIGHTS
 from densessl.key_report import key_report, require_finite
@@ -114,8 +115,7 @@ def load_backbone(spec: str | Path, *, output_stride: int = 32, in_chans: int = 
                 ) from None
         backbone.metadata = _facts(backbone, "random")
         return backbone.eval()
-    if path.is_dir() and (path / FILE_NAME).is_file():
-        path /= FILE_NAME
+    path = _find_file(path)
     if not _is_ours(path):
         return import_backbone(path, name, part, output_stride=output_stride)
     backbone = _load_file(path, output_stride)
@@ -180,6 +180,7 @@ def init_backbone(backbone: Backbone, spec: str | Path) -> str:
     name, path, part = parse_spec(spec)
     if path is None or name not in ("", backbone.name):
         raise UserError(f"{spec!s}: names a network; the backbone to fill is a {backbone.name} and needs a file")
+    path = _find_file(path)
     if not _is_ours(path):
         return fill_foreign(backbone, path, read_foreign(path, part))
     tensors, facts = _read(path)
@@ -201,9 +202,27 @@ def _say_once(line: str) -> None:
         log.warning(line)
 
 
+def _find_file(path: Path) -> Path:
+    """The file of weights that a file or a folder means. Raises UserError where there is none, or an empty one."""
+    if path.is_dir():
+        files = [path / name for name in (FILE_NAME, *FOLDER_WEIGHTS) if (path / name).is_file()]
+        if not files:
+            raise UserError(
+                f"{path}: a folder without {FILE_NAME}, which a run has after its first save, and without "
+                f"Hugging Face's {' or '.join(FOLDER_WEIGHTS)}"
+            )
+        path = files[0]
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; a run keeps its backbone in RUN/{FILE_NAME}")
+    if not path.stat().st_size:
+        raise UserError(f"{path}: the file is empty")
+    return path
+
+
 def _is_ours(path: Path) -> bool:
-    _require_content(path)
-    return path.suffix == ".safetensors" and _metadata(path).get("format", "").startswith("densessl")
+    with path.open("rb") as file:
+        ours = is_safetensors(file.read(9))
+    return ours and _metadata(path).get("format", "").startswith("densessl")
 
 
 def _structure(backbone: Backbone) -> dict[str, object]:
@@ -235,22 +254,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, metadata
 
 
-def _require_content(path: Path) -> None:
-    if path.is_dir():
-        if not (path / FOLDER_WEIGHTS).is_file():
-            raise UserError(
-                f"{path}: a folder without {FILE_NAME}, which a run has after its first save, and without "
-                f"Hugging Face's {FOLDER_WEIGHTS}"
-            )
-        path /= FOLDER_WEIGHTS
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; a run keeps its backbone in RUN/{FILE_NAME}")
-    if not path.stat().st_size:
-        raise UserError(f"{path}: the file is empty")
-
-
 def _metadata(path: Path) -> dict[str, str]:
-    _require_content(path)
     try:
         with safe_open(path, framework="pt") as file:
             return dict(file.metadata() or {})

@@ -26,7 +26,7 @@ def parse_spec(spec: str | Path) -> BackboneSpec:
     rest = os.path.expanduser(rest)
     path, part = Path(rest), ""
     file, colon, word = rest.rpartition(":")
-    if colon and not path.exists() and Path(file).is_file():
+    if colon and not path.exists() and Path(file).exists():
         path, part = Path(file), word
     if name or path.exists() or len(path.parts) > 1 or path.suffix in SUFFIXES:
         return BackboneSpec(name, path, part)

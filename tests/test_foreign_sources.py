@@ -264,7 +264,7 @@ DETECTOR = some("res2.0.conv1.weight")
     [
         (
             lambda s: at("module.encoder_k.", s) | some("module.queue"),
-            r"holds no backbone of a known layout \(sparse .*its keys begin encoder_k\.conv1",
+            r"holds no backbone of a known layout; its keys begin encoder_k\.c.*there is one at .*w\.pth:encoder_k$",
         ),
         (lambda s: {"state_dict": at("momentum_backbone.", s)}, "holds no backbone .*keys begin momentum_backbone"),
         (
@@ -281,10 +281,13 @@ DETECTOR = some("res2.0.conv1.weight")
         ),
         (
             lambda s: at("backbone.", body(s)) | some("decode_head.conv.weight"),
-            r"left out: decode_head.*FILE:backbone ",
+            r"left out: decode_head.*w\.pth:backbone takes it",
         ),
         (lambda s: at("backbone.", body(s)) | at("encoder_q.0.", other(body(s))), "is no copy of backbone.conv1.0"),
-        (lambda s: {"state_dict": s, "model": other(s)}, "holds state_dict and model: FILE:state_dict or FILE:model"),
+        (
+            lambda s: {"state_dict": s, "model": other(s)},
+            r"holds state_dict and model: /\S+/w\.pth:state_dict or /\S+/w\.pth:model says",
+        ),
         (lambda s: {"module": {key: torch.ones(0) for key in s}}, "is empty: a part of a ZeRO-3 or sharded checkpoint"),
         (lambda s: s | {"extra.weight": torch.ones(1)}, "1 unexpected: extra.weight"),
         (lambda s: some("rpn.head.conv.weight", "roi_heads.box_predictor.cls_score.weight"), "holds no backbone"),
@@ -294,7 +297,7 @@ DETECTOR = some("res2.0.conv1.weight")
         ),
         (lambda s: {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": []}, "no state dict.*has: state, param_"),
         (lambda s: timm.create_model("test_convnext").state_dict(), "0 of 90 tensors fit; 90 missing"),
-        (lambda s: at("backbone.bottom_up.", DETECTOR), "BGR from 0 to 255.*FILE:backbone.bottom_up says so"),
+        (lambda s: at("backbone.bottom_up.", DETECTOR), r"BGR from 0 to 255.*w\.pth:backbone\.bottom_up says so"),
         (lambda s: {"model": DETECTOR, "__author__": "Caffe2"}, "weights of Caffe2"),
         (lambda s: {"state_dict": s, "meta": {"config": "dict(depth=50, style='caffe')"}}, "mmpretrain's style caffe"),
     ],
@@ -315,7 +318,7 @@ def test_a_detector_that_reads_rgb_has_to_be_declared(tmp_path: Path) -> None:
     state = {key: tensor for key, tensor in net.state_dict().items() if "num_batches" not in key}
     detector = at("backbone.bottom_up.", renamed(state, rules))
     path = save({"model": detector | some("proposal_generator.rpn_head.conv.weight", "pixel_mean")}, tmp_path)
-    with pytest.raises(UserError, match=r"FILE:backbone\.bottom_up says so"):
+    with pytest.raises(UserError, match=r"w\.pth:backbone\.bottom_up says so"):
         find_backbone(path)
     backbone = find_backbone(f"{path}:backbone.bottom_up")
     for key, tensor in state.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import timm
 from torch import Tensor
@@ -53,12 +53,15 @@ def in_chans(layout: Layout, tensors: Mapping[str, Tensor]) -> int:
 
 
 def _convnext(layout: Layout, tensors: Mapping[str, Tensor]) -> str:
-    depths = _depths(layout, tensors, "stages.{i}.blocks.{j}.conv_dw.weight", 0)
-    stem = layout.name_of("stem.0.weight")
-    if stem not in tensors or layout.name_of("stem.2.weight") in tensors:
-        raise UserError(f"a ConvNeXt without {stem}, or with more than a 4x4 stem: NAME=FILE names it, as timm does")
-    width = len(tensors[stem])
-    version = "v2" if layout.name_of("stages.0.blocks.0.mlp.grn.weight") in tensors else ""
+    names = [f"stages.{{i}}.blocks.{{j}}.{part}.weight" for part in ("conv_dw", "norm", "mlp.fc1", "mlp.fc2")]
+    depths = _depths(layout, tensors, names, 0)
+    if layout.name_of("stem.2.weight") in tensors:
+        raise UserError("a ConvNeXt with more than a 4x4 stem: NAME=FILE names it, as timm does")
+    first = next(
+        name for name in map(layout.name_of, ("stem.0.weight", "stages.0.blocks.0.norm.weight")) if name in tensors
+    )
+    width = len(tensors[first])
+    version = "v2" if any(layout.name_of(f"stages.{i}.blocks.0.mlp.grn.weight") in tensors for i in range(4)) else ""
     name = f"convnext{version}_{CONVNEXTS.get((depths, width), '')}"
     if not timm.is_model(name):
         raise UserError(
@@ -69,31 +72,38 @@ def _convnext(layout: Layout, tensors: Mapping[str, Tensor]) -> str:
 
 
 def _resnet(layout: Layout, tensors: Mapping[str, Tensor]) -> str:
-    depths = _depths(layout, tensors, "layer{i}.{j}.conv1.weight", 1)
-    bottleneck = layout.name_of("layer1.0.conv3.weight") in tensors
+    names = [f"layer{{i}}.{{j}}.{part}{k}.weight" for part in ("conv", "bn") for k in (1, 2, 3)]
+    depths = _depths(layout, tensors, names, 1)
+    bottleneck = any(
+        layout.name_of(f"layer{i}.0.{part}3.weight") in tensors for i in (1, 2, 3, 4) for part in ("conv", "bn")
+    )
     deep = "conv1.0.weight" in tensors
-    stem = "conv1.0.weight" if deep else layout.name_of("conv1.weight")
+    stem = tensors.get("conv1.0.weight" if deep else layout.name_of("conv1.weight"))
     name = RESNETS.get((depths, bottleneck), "")
     what = f"a ResNet of depths {', '.join(map(str, depths))} with {'bottlenecks' if bottleneck else 'basic blocks'}"
-    if stem not in tensors or not name:
-        raise UserError(f"{what}{'' if stem in tensors else f', without {stem}'}; NAME=FILE names it, as timm does")
-    width, _, side, _ = tensors[stem].shape
-    if side == 3 and not deep:
+    if not name:
+        raise UserError(f"{what}; NAME=FILE names it, as timm does")
+    if deep:
+        between = tensors.get("layer2.0.downsample.1.weight")
+        name += "d" if between is not None and between.ndim == 4 else "c"
+    elif stem is not None and stem.shape[-1] == 3:
         raise UserError(
             f"{what} that begins with a 3x3 convolution: neither its padding nor what it pools is in a file. As "
             "backbone.init of pretrain, with backbone.stem=small, it is taken to pad 1 and to pool nothing"
         )
-    if not deep and width != 64:
-        raise UserError(f"{what}, whose stem has {width} channels instead of 64 (x{width / 64:g}): timm has none such")
-    if deep:
-        between = tensors.get("layer2.0.downsample.1.weight")
-        name += "d" if between is not None and between.ndim == 4 else "c"
+    elif stem is not None and len(stem) != 64:
+        raise UserError(
+            f"{what}, whose stem has {len(stem)} channels instead of 64 (x{len(stem) / 64:g}): timm has none such"
+        )
     if not timm.is_model(name):
         raise UserError(f"{what}, for which no name is known ({name}?); NAME=FILE names it, as timm does")
     return name
 
 
-def _depths(layout: Layout, tensors: Mapping[str, Tensor], key: str, start: int) -> tuple[int, ...]:
-    return tuple(
-        sum(layout.name_of(key.format(i=i, j=j)) in tensors for j in range(64)) for i in range(start, start + 4)
-    )
+def _depths(layout: Layout, tensors: Mapping[str, Tensor], keys: Sequence[str], start: int) -> tuple[int, ...]:
+    """Blocks of each stage, up to the last of which any of ``keys`` is there: one that is missing is no other depth."""
+
+    def there(i: int, j: int) -> bool:
+        return any(layout.name_of(key.format(i=i, j=j)) in tensors for key in keys)
+
+    return tuple(max((j + 1 for j in range(64) if there(i, j)), default=0) for i in range(start, start + 4))

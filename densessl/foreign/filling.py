@@ -28,7 +28,7 @@ def read_foreign(path: Path, part: str = "") -> Part:
     try:
         return find_part(read_state(path), part)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise UserError(f"{path}: {error}".replace("FILE:", f"{path}:")) from None
 
 
 def fill_foreign(backbone: Backbone, path: Path, part: Part) -> str:

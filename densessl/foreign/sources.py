@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +25,18 @@ DROPPED = (
     r"|momentum_\w+|\w+_momentum|target_\w+|teacher\w*|student\w*|dense_decoder\w*|densify_\w+|mask_token\w*"
     r"|hidden_states_norms\w*|norm[012]|n_averaged|data_preprocessor\w*"
 )  # first parts of names that no backbone needs
+
+
+WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")  # of DistributedDataParallel and torch.compile
+BEGINNINGS = {  # keys of each family's first block, and of what it ends with
+    "ConvNeXt": (
+        "stem.0.weight",
+        "norm_pre.weight",
+        *(f"stages.0.blocks.0.{part}.{kind}" for part in ("conv_dw", "norm", "mlp.fc1") for kind in ("weight", "bias")),
+    ),
+    "ResNet": tuple(f"layer1.0.{part}{i}.weight" for i in (1, 2) for part in ("conv", "bn")),
+    "ViT": ("patch_embed.proj.weight", *(f"blocks.0.{part}.bias" for part in ("norm1", "attn.qkv", "mlp.fc1"))),
+}
 
 
 class Source(NamedTuple):
@@ -71,28 +84,40 @@ class Part(NamedTuple):
     origin: str  # VICRegL, SwAV or DeepCluster-v2 where the file shows it, since their pictures had another std
 
 
+class NoBackbone(UserError):
+    """Nothing was found at the usual places of a file, or at the one that was asked for."""
+
+
 def find_part(content: Any, asked: str = "") -> Part:
     """The backbone in what a file holds.
 
-    ``asked`` is an entry of the file to take instead of the usual one ("student", "model_ema"), or what the keys of the
-    part begin with ("encoder_k", "student_backbone"); in the latter case all else is dropped. Raises UserError where
-    nothing is found, where there is a choice, and for keys of which no rule says that they may be dropped.
+    ``asked`` is an entry of the file to take instead of the usual one ("student", "model_ema", "state.net" for one in
+    another), or what the keys of the part begin with ("encoder_k", "student.backbone"); in the latter case all else is
+    dropped. Raises UserError where nothing is found, with what would have to be asked for, where there is a choice, and
+    for keys of which no rule says that they may be dropped.
     """
+    try:
+        return _find_part(content, asked)
+    except NoBackbone as error:
+        places = [f"FILE:{name}" for name in dict.fromkeys(_places(content)) if _leads_to_part(content, name)]
+        layouts = f"known layouts are {', '.join(layout.title for layout in LAYOUTS)}"
+        hint = f"there is one at {' and at '.join(places[:4])}" if places else layouts
+        raise UserError(f"{error}; {hint}") from None
+
+
+def _find_part(content: Any, asked: str) -> Part:
     entries, containers, prefix = _weights(content, asked)
     tensors = unwrapped(entries)
     sources = (Source(f"{prefix}."),) if prefix else SOURCES
-    for source in sources:
+    for find_layout, source in itertools.product((_find_layout, _find_layout_with_gaps), sources):
         ours = re.compile(rf"{re.escape(source.prefix)}|({source.norm})\.")
         inner = unwrapped({k.removeprefix(source.prefix): v for k, v in tensors.items() if ours.match(k)})
-        layout = next((layout for layout in LAYOUTS if inner.keys() >= set(layout.signs)), None)
+        layout = find_layout(inner)
         if layout is not None:
             break
     else:
         what = f"under {prefix}. there is no backbone" if prefix else "holds no backbone"
-        raise UserError(
-            f"{what} of a known layout ({', '.join(layout.title for layout in LAYOUTS)}); its keys begin "
-            f"{first(list(tensors), 4)}. FILE:NAME takes the part whose keys begin with NAME"
-        )
+        raise NoBackbone(f"{what} of a known layout; its keys begin {first(list(tensors), 4)}")
     if source.prefix == "backbone.bottom_up." and not prefix:
         raise UserError(
             "a detector of detectron2, which by default reads BGR from 0 to 255 and strides in the first 1x1: its "
@@ -119,11 +144,47 @@ def find_part(content: Any, asked: str = "") -> Part:
     return Part(place, layout, weights, outside, _origin(tensors))
 
 
+def _find_layout(names: Collection[str]) -> Layout | None:
+    return next((layout for layout in LAYOUTS if all(sign in names for sign in layout.signs)), None)
+
+
+def _find_layout_with_gaps(names: Collection[str]) -> Layout | None:
+    """The layout that has most of the keys of a first block, where the one that shows it is missing."""
+
+    def share(layout: Layout) -> float:
+        wanted = [*map(layout.name_of, BEGINNINGS[layout.family])]
+        return sum(name in names for name in wanted) / len(wanted)
+
+    best = max((layout for layout in LAYOUTS if not layout.signs[0].endswith(".kernel")), key=share)
+    return best if share(best) > 0.5 else None
+
+
+def _places(content: Any, at: str = "") -> Iterator[str]:
+    """What might have to be asked for: entries that hold entries, and what keys begin with before those of a layout."""
+    if not isinstance(content, Mapping):
+        return
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            inner = at if key in CONTAINERS else f"{at}{key}."
+            if inner != at:
+                yield inner.rstrip(".")
+            yield from _places(value, inner)
+        elif sign := next((one for one in LAYOUTS if str(key).endswith(f".{one.signs[0]}")), None):
+            yield (at + WRAPPERS.sub("", str(key).removesuffix(sign.signs[0]))).rstrip(".")
+
+
+def _leads_to_part(content: Any, asked: str) -> bool:
+    try:
+        return bool(asked and _find_part(content, asked))
+    except UserError:
+        return False
+
+
 def unwrapped(entries: Mapping[str, Any]) -> dict[str, Any]:
     """Names without what DistributedDataParallel and torch.compile put before them."""
     names: dict[str, Any] = {}
     for key, value in entries.items():
-        name = re.sub(r"^(module\.|_orig_mod\.)+", "", str(key))
+        name = WRAPPERS.sub("", str(key))
         if name in names:
             raise UserError(f"two keys are called {name!r} once 'module.' and '_orig_mod.' are taken off")
         names[name] = value
@@ -150,19 +211,22 @@ def _weights(content: Any, asked: str) -> tuple[Mapping[str, Any], list[str], st
         )
     containers: list[str] = []
     while isinstance(content, Mapping):
-        found = [asked] if isinstance(content.get(asked), Mapping) else []
-        found = found or [key for key in CONTAINERS if isinstance(content.get(key), Mapping)]
+        inner = {str(key): value for key, value in content.items() if isinstance(value, Mapping)}
+        found = [key for key in inner if asked and f"{asked}.".startswith(f"{key}.")]
+        found = found or [key for key in CONTAINERS if key in inner]
         if len(found) > 1 and found != ["teacher", "student"]:
             raise UserError(f"holds {' and '.join(found)}: FILE:{found[0]} or FILE:{found[1]} says which")
         if not found:
             break
-        if found[0] == asked:
-            asked = ""
+        if f"{asked}.".startswith(f"{found[0]}."):
+            asked = asked.removeprefix(found[0]).removeprefix(".")
         containers.append(found[0])
-        content = content[found[0]]
+        content = inner[found[0]]
     if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
         entries = first(list(map(str, content)), 6) if isinstance(content, Mapping) else type(content).__name__
-        raise UserError(f"holds no state dict, neither at the top nor under {', '.join(CONTAINERS)}; it has: {entries}")
+        raise NoBackbone(
+            f"holds no state dict, neither at the top nor under {', '.join(CONTAINERS)}; it has: {entries}"
+        )
     return content, containers, asked
 
 

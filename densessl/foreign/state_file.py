@@ -7,7 +7,7 @@ import pickle
 import re
 import warnings
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,44 +17,50 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from densessl.errors import UserError
+from densessl.foreign.file_kind import Kind, describe_unknown, tell_kind
 from densessl.foreign.program_file import read_exported, read_onnx
 
-FOLDER_WEIGHTS = "model.safetensors"  # of Hugging Face
+FOLDER_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # of Hugging Face, the first that is there
 OBJECTS = (
     "holds Python objects{what}, which can run code when they are read; if you trust it, save the weights alone: "
-    "torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW), or whatever entry the weights are"
+    "torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW), or whatever entry the weights are, or "
+    ".state_dict() of a whole network"
 )
 
 
 def read_state(path: Path) -> Any:
-    """The content of a .safetensors file, of what torch.save wrote, or of a pickle of numpy arrays (.pkl).
+    """The content of what safetensors or torch.save wrote, or of a pickle of numpy arrays.
 
-    Of a Hugging Face folder that of its model.safetensors; of .onnx and .pt2 files (torch.export) the weights. Nothing
-    but tensors, arrays, plain containers and argparse.Namespace is unpickled. Raises UserError for all else.
+    Of ONNX and torch.export the weights. The content tells the kind, the file's ending only where it can't. Nothing but
+    tensors, arrays, plain containers and argparse.Namespace is unpickled. Raises UserError for all else.
     """
-    if path.is_dir():
-        path /= FOLDER_WEIGHTS
-    if path.suffix == ".onnx":
-        return read_onnx(path)
-    if path.suffix == ".pt2":
-        return read_exported(path)
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"no whole safetensors file ({error})") from None
+    kind = tell_kind(path)
+    if kind == "unknown":
+        kind = OF_ENDINGS.get(path.suffix, kind)
+    if kind == "unknown":
+        raise UserError(describe_unknown(path))
     try:
-        with path.open("rb") as file:
-            if path.suffix == ".pkl" and file.read(2) != b"PK":  # torch.save writes a zip archive
-                file.seek(0)
-                return _read_arrays(file)
-        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return READERS[kind](path)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        raise UserError(
-            "no file of torch.save, or it " + OBJECTS.format(what=f" ({found[1]})" if found else "")
-        ) from None
+        raise UserError(OBJECTS.format(what=f" ({found[1]})" if found else "")) from None
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"no whole safetensors file ({error})") from None
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        with (
+            path.open("rb") as file,  # of a path torch would take the ending's word
+            warnings.catch_warnings(action="ignore"),
+            torch.serialization.safe_globals([argparse.Namespace]),
+        ):
+            return torch.load(file, map_location="cpu", weights_only=True)
     except (EOFError, OSError, RuntimeError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"no whole file of torch.save ({(str(error) or repr(error)).splitlines()[0]})") from None
 
@@ -114,9 +120,10 @@ class _Arrays(pickle.Unpickler):
         raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
 
 
-def _read_arrays(file: Any) -> Any:
+def _read_arrays(path: Path) -> Any:
     try:
-        return _tensors(_Arrays(file, encoding="latin1").load())
+        with path.open("rb") as file:
+            return _tensors(_Arrays(file, encoding="latin1").load())
     except pickle.UnpicklingError as error:
         if "GLOBAL" in str(error):
             raise
@@ -129,3 +136,18 @@ def _tensors(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _tensors(inner) for key, inner in value.items()}
     return value.tensor() if isinstance(value, _Array) else value
+
+
+READERS: dict[Kind, Callable[[Path], Any]] = {
+    "safetensors": _read_safetensors,
+    "torch": _read_torch,
+    "program": read_exported,
+    "onnx": read_onnx,
+    "pickle": _read_arrays,
+}
+OF_ENDINGS: dict[str, Kind] = {  # of damaged files, and of pickles of protocol 0 and 1, which begin with any letter
+    ".safetensors": "safetensors",
+    ".pt2": "program",
+    ".onnx": "onnx",
+    ".pkl": "pickle",
+}
