@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from densessl.backbone_file import load_backbone as load_backbone
     from densessl.errors import UserError as UserError
+    from densessl.training.start import pretrain as pretrain
 
 __version__ = "0.1.0"
 # Where each name is from: a function or class of that module, or the module itself. It is imported when it is asked
@@ -16,6 +17,7 @@ _NAMES = {
     "load_backbone": "densessl.backbone_file",
     "matching": "densessl.matching",
     "methods": "densessl.methods",
+    "pretrain": "densessl.training.start",
 }
 __all__ = ["__version__", *_NAMES]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
@@ -16,8 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from densessl.errors import UserError
-
-VIT = ("vit_", "deit", "test_vit")  # how timm's names of vision transformers begin
+from densessl.timm_names import check_name
 
 
 class Backbone(nn.Module):
@@ -63,14 +61,11 @@ class Backbone(nn.Module):
         self.metadata: dict[str, object] = {}
 
     def _network(self, name: str, in_chans: int, drop_path: float, output_stride: int, stem: str) -> Any:
-        if name.startswith(VIT) and timm.is_model(name):
-            raise UserError(
-                f"backbone.name: {name!r} is a vision transformer; densessl pretrains ConvNeXts and ResNets, and only "
-                "measures others"
-            )
+        try:
+            check_name(name)
+        except ValueError as error:
+            raise UserError(f"backbone.name: {error}") from None
         family: dict[str, Any] = {"head_norm_first": True, "head_hidden_size": 0} if "convnext" in name else {}
-        if not timm.is_model(name) or not name.startswith(("convnext", "resnet", "test_convnext", "test_resnet")):
-            raise UserError(f"backbone.name: {name!r} is no ConvNeXt or ResNet of timm{_nearest(name)}")
         if stem not in ("imagenet", "small"):
             raise UserError(f"backbone.stem: {stem!r} is neither imagenet nor small")
         if stem == "small" and output_stride == 16:
@@ -83,8 +78,6 @@ class Backbone(nn.Module):
             output_stride=output_stride if stem == "imagenet" else 32,
             **family,
         )
-        if not isinstance(net, ConvNeXt | ResNet):
-            raise UserError(f"backbone.name: {name!r} is a {type(net).__name__}, not a ConvNeXt or ResNet")
         if stem == "small":
             if not isinstance(net, ResNet):
                 raise UserError(f"backbone.stem: {name} begins with patches; only a ResNet can have a small stem")
@@ -224,17 +217,3 @@ def _make_stem_small(net: Any) -> None:
     net.maxpool = nn.Identity()
     for stage in net.feature_info:
         stage["reduction"] = max(1, stage["reduction"] // 4)
-
-
-def backbone_names() -> list[str]:
-    """Every name that Backbone takes."""
-    return timm.list_models(["convnext*", "resnet*"], exclude_filters=["resnetv2*", "*clip*"])
-
-
-def _nearest(name: str) -> str:
-    near = difflib.get_close_matches(name, backbone_names(), n=3)
-    return (
-        f"; nearest: {', '.join(near)}"
-        if near
-        else "; see timm.list_models('convnext*') and timm.list_models('resnet*')"
-    )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
 from os import fsencode
 from os.path import expanduser, isfile
 from pathlib import Path
@@ -29,6 +30,7 @@ from densessl.config_file import Value, flat, parse_override, read_values, shown
 from densessl.errors import UserError
 from densessl.files import printable
 from densessl.method_source import method_arguments, method_crops, method_names
+from densessl.timm_names import check_name
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, le=1e9)]  # so that products of some stay numbers of 32 bits
@@ -77,7 +79,7 @@ class Section(BaseModel):
 
 
 class BackboneConfig(Section):
-    name: Text  # timm's name of a ConvNeXt or ResNet
+    name: Annotated[Text, AfterValidator(check_name)]  # timm's name of a ConvNeXt or ResNet
     in_chans: Count = 3
     stem: Literal["imagenet", "small"] = "imagenet"  # small, of ResNets: 3 x 3 without pooling, for pictures of 32 px
     drop_path: Share = 0.0
@@ -317,13 +319,13 @@ def load_config(name: str, overrides: list[str] | None = None) -> Config:
     return load_with_sources(name, overrides)[0]
 
 
-def load_with_sources(name: str, overrides: list[str] | None = None) -> tuple[Config, dict[str, str]]:
+def load_with_sources(name: str, overrides: Sequence[str | Value] | None = None) -> tuple[Config, dict[str, str]]:
     """Also where each given value comes from: key path to "file:line" or "command line". The others are defaults."""
     path = find_config(name)
     texts = _texts(Config, "")
     given = read_values(path, texts)
     before = next((value.value for value in given if value.key == "method.name"), None)
-    changes = [parse_override(text, texts) for text in overrides or []]
+    changes = [change if isinstance(change, Value) else parse_override(change, texts) for change in overrides or ()]
     changed = {value.key for value in changes}
     for length, other in (("steps", "epochs"), ("epochs", "steps")):
         if length in changed and other not in changed:  # one takes the other's place

@@ -11,8 +11,9 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from densessl.backbones import VIT, Backbone
+from densessl.backbones import Backbone
 from densessl.errors import UserError
+from densessl.timm_names import VIT
 
 
 class ViT(Backbone):

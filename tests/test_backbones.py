@@ -6,6 +6,7 @@ import torch
 
 from densessl.backbones import Backbone, pooled
 from densessl.errors import UserError
+from densessl.timm_names import check_name, network_names
 
 NAMES = ["convnext_atto", "convnextv2_atto", "resnet18", "resnet50", "test_resnet"]
 
@@ -130,3 +131,14 @@ def test_drop_path_and_channels() -> None:
 def test_other_networks_are_refused(name: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         Backbone(name)
+
+
+def test_names_read_in_timms_source_are_those_of_its_registry() -> None:
+    families = {"timm.models.convnext", "timm.models.resnet"}
+    truth = {name for name in timm.list_models() if timm.model_entrypoint(name).__module__ in families}
+    assert set(network_names()) == {name for name in truth if name.startswith(("convnext", "resnet", "test_"))}
+    for name in ("resnet50.a1_in1k", "convnext_tiny_in22k"):  # a tag, and a name that timm has given up
+        assert timm.is_model(name)
+        assert check_name(name) == name
+    with pytest.raises(ValueError, match="'resnetv2_50' is no ConvNeXt or ResNet of timm; nearest: "):
+        check_name("resnetv2_50")

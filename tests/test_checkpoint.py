@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from densessl.config import Config
 from densessl.errors import UserError
@@ -94,7 +94,9 @@ def test_a_damaged_state_is_passed_over_and_said(tmp_path: Path, name: str, dama
     assert about["step"] == 2
     assert len(lines) == 1
     assert re.search(f"passing over .*step0000003: {said}", lines[0])
+    assert names(run) == ["latest", "step0000002", "step0000003"]  # who may still be refused changes nothing
     # It no longer counts among the last two, and its step can be saved again.
+    checkpoint.set_aside(run, 2)
     saved(run, 3)
     assert names(run) == ["latest", "step0000002", "step0000003", "step0000003.damaged"]
     assert checkpoint.newest_state(run)[0]["step"] == 3
@@ -230,7 +232,7 @@ def test_a_run_is_refused_unless_resumed_or_overwritten(tmp_path: Path) -> None:
     checkpoint.check_run_folder(run, resume=False, overwrite=True)
     assert (run / "state").exists()
     checkpoint.begin_run(run, cfg)
-    assert sorted(p.name for p in run.iterdir()) == [".lock", "config.yaml", "notes.txt"]
+    assert sorted(p.name for p in run.iterdir()) == ["config.yaml", "notes.txt"]
 
 
 def test_other_versions_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,7 +258,7 @@ def test_a_folder_that_another_process_writes_is_refused_until_it_ends(tmp_path:
         import time
         from pathlib import Path
         from densessl.training import checkpoint
-        checkpoint.check_run_folder(Path({str(tmp_path)!r}), resume=False, overwrite=False)
+        checkpoint.hold(Path({str(tmp_path)!r}))
         print("held", flush=True)
         time.sleep(100)"""
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:
@@ -265,9 +267,34 @@ def test_a_folder_that_another_process_writes_is_refused_until_it_ends(tmp_path:
         for how in ({"resume": True, "overwrite": False}, {"resume": False, "overwrite": True}):
             with pytest.raises(UserError, match=rf"is being written by process {other.pid} on .*; end it first"):
                 checkpoint.check_run_folder(tmp_path, **how)
+        with pytest.raises(UserError, match="is being written by"):
+            checkpoint.hold(tmp_path)
         other.kill()
         other.wait()
         checkpoint.check_run_folder(tmp_path, resume=False, overwrite=True)
+
+
+def test_auto_begins_where_nothing_was_saved_and_goes_on_where_something_was(tmp_path: Path) -> None:
+    def auto(run: Path) -> bool:
+        return checkpoint.check_run_folder(run, resume="auto", overwrite=False, save_every=5)
+
+    assert not auto(tmp_path / "new" / "run")
+    assert not (tmp_path / "new").exists()
+    run = tmp_path / "killed"
+    checkpoint.hold(run)
+    checkpoint.release()
+    assert not auto(run)  # before it had a configuration
+    checkpoint.begin_run(run, Config(**CONFIG))
+    (run / "metrics.jsonl").touch()
+    (run / "state" / ".step0000005.tmp").mkdir(parents=True)
+    save_file({}, run / "backbone.safetensors", {"step": "5"})  # comes before the state
+    assert not auto(run)
+    for metadata in ({"step": "6"}, {}):
+        save_file({}, run / "backbone.safetensors", metadata)
+        with pytest.raises(UserError, match=r"holds a backbone after \w+ steps and no state to go on from"):
+            auto(run)
+    saved(run, 6)
+    assert auto(run)
 
 
 def test_nothing_to_resume(tmp_path: Path) -> None:

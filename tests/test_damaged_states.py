@@ -56,7 +56,6 @@ def check(run: Path, name: str, data: bytes) -> None:
     assert about == {"step": 12, "processes": 1, **ABOUT}, name
     (line,) = said
     assert re.match(f"passing over {place}: .*(manifest|{name})", line)
-    place.with_suffix(".damaged").rename(place)
     (place / name).write_bytes(before)
 
 

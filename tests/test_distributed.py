@@ -11,11 +11,13 @@ import torch.distributed as dist
 from spawned import spawn
 from torch import Tensor, nn
 
+from densessl.data.scenes import Scenes
 from densessl.errors import UserError
 from densessl.training import distributed
 from densessl.training.batch_norm import SyncBatchNorm, synchronise_batch_norm
 from densessl.training.distributed import gather
 from densessl.training.launch import setup
+from densessl.training.pretrain import _same_list
 
 # --- what both processes do -------------------------------------------------------------------------------------------
 
@@ -86,6 +88,16 @@ def process(rank: int, folder: Path) -> dict[str, Any]:
         distributed.on_first(refused, "no such thing")
     except (UserError, SystemExit) as e:
         result["refused"] = repr(e)
+    result["everywhere"] = distributed.everywhere(lambda: f"by {rank}")
+    for name, refusal in {
+        "one": lambda: distributed.everywhere(refused_in, 1, rank),
+        "all": lambda: distributed.everywhere(refused, "nowhere"),
+        "lists": lambda: _same_list(Scenes(5 + rank), "scenes"),
+    }.items():
+        try:
+            refusal()
+        except (UserError, SystemExit) as e:
+            result[f"refused by {name}"] = repr(e)
     distributed.barrier()
     dist.destroy_process_group()
     return result
@@ -93,6 +105,11 @@ def process(rank: int, folder: Path) -> dict[str, Any]:
 
 def refused(text: str) -> None:
     raise UserError(text)
+
+
+def refused_in(which: int, rank: int) -> None:
+    if rank == which:
+        raise UserError("no such folder here")
 
 
 # --- what must come of it ---------------------------------------------------------------------------------------------
@@ -239,3 +256,14 @@ def test_the_users_number_of_threads_stays(environ: dict[str, str]) -> None:
     before = torch.get_num_threads()
     setup()
     assert torch.get_num_threads() == before
+
+
+def test_what_any_process_refuses_all_do_and_the_first_says_why(results: list[dict[str, Any]]) -> None:
+    assert [result["everywhere"] for result in results] == ["by 0", "by 1"]
+    for name, message in {
+        "one": "process 1 of 2: no such folder here",
+        "all": "nowhere",
+        "lists": "data.path=scenes: process 1 of 2 has another list of pictures, 6, than the first, which has 5; "
+        "all need the same ones in the same order",
+    }.items():
+        assert [result[f"refused by {name}"] for result in results] == [repr(UserError(message)), "SystemExit(2)"]

@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 from densessl.data.decoding import Unreadable, decode
 from densessl.data.pictures import open_pictures
 from densessl.data.pixels import Pixels
+from densessl.data.sources import open_source
 from densessl.data.sources.files import find_files
 from densessl.errors import UserError
 
@@ -73,6 +74,25 @@ def test_list_of_paths(tmp_path, pixels):
     np.testing.assert_array_equal(images.read(2), pixels[:20])
     with pytest.raises(Unreadable, match=r"missing\.jpg: No such file"):
         images.read(1)
+
+
+def test_a_list_has_one_hash_wherever_it_lies(tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there" / "deep"
+    for root in (here, there):
+        (root / "b").mkdir(parents=True)
+        for name in ("z.png", "b/a.png", "b/c.png"):
+            (root / name).touch()
+    (here / "list.txt").write_text("z.png\nb/a.png\nb/c.png\n")
+    (there / "list.txt").write_text("b/a.png\nz.png\nb/c.png\n")
+
+    def hashed(path) -> str:
+        return open_source(str(path)).list_hash()
+
+    same = {hashed(here), hashed(there), hashed(here / "list.txt")}
+    assert len(same) == 1
+    assert hashed(there / "list.txt") not in same  # another order
+    (there / "b" / "a.png").rename(there / "a.png")
+    assert hashed(there) not in same
 
 
 def test_index_is_small_and_so_is_its_making(tmp_path):

@@ -353,3 +353,15 @@ def test_open_pictures_finds_shards(tmp_path):
         found(data)
     assert "\n" not in str(error.value)
     assert len(found(data / "*.tar")) == 6
+
+
+def test_shards_have_one_hash_wherever_they_lie(tmp_path):
+    files = {f"{n}.png": picture(n) for n in range(4)}
+    names = [write(tmp_path / f"{i}.tar", part) for i, part in enumerate((files, {"4.png": picture(4), "4.cls": b"1"}))]
+    copies = [str(shutil.copy(name, tmp_path / f"copy{i}.tar")) for i, name in enumerate(names)]
+    hashed = Shards(names).list_hash()
+    assert Shards(copies).list_hash() == hashed
+    assert Shards(copies[::-1]).list_hash() != hashed
+    write(tmp_path / "copy0.tar", files | {"2.png": picture(2) + b"x"})
+    assert len(Shards(copies)) == 5
+    assert Shards(copies).list_hash() != hashed

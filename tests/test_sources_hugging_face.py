@@ -147,6 +147,28 @@ def test_messages(hf, rows, tmp_path):
             open_source(f"hf:{tmp_path}/{path}")
 
 
+def test_rows_have_one_hash_wherever_they_lie(hf, rows, tmp_path):
+    def hashed(rows, name: str) -> str:
+        rows.save_to_disk(tmp_path / name)
+        return open_source(f"hf:{tmp_path / name}").list_hash()
+
+    same = {hashed(rows, "here"), hashed(rows.flatten_indices(), "there"), hashed(rows.select(range(12)), "selected")}
+    rows.to_parquet(tmp_path / "parquet" / "a.parquet")
+    same.add(open_source(f"hf:{tmp_path / 'parquet'}").list_hash())
+    assert len(same) == 1
+    others = {hashed(rows.select([1, 0, *range(2, 12)]), "turned"), hashed(rows.select(range(11)), "fewer")}
+    larger = [{"bytes": data + b"x" * (n == 5), "path": f"{n}.png"} for n, data in enumerate(PICTURES)]
+    renamed = [{"bytes": data, "path": f"{n + n // 11}.png"} for n, data in enumerate(PICTURES)]
+    for name, cells in (("larger", larger), ("renamed", renamed)):
+        others.add(
+            hashed(hf.Dataset.from_dict({"picture": cells}, features=hf.Features({"picture": hf.Image()})), name)
+        )
+    paths = hf.Dataset.from_dict({"picture": ["a.png", "b.png"]}, features=hf.Features({"picture": hf.Value("string")}))
+    paths.save_to_disk(tmp_path / "paths")
+    others.add(open_source(f"hf:{tmp_path / 'paths'}:train:picture").list_hash())
+    assert len(others - same) == 5
+
+
 def test_the_library_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match=r"data\.path=hf:.*: pip install 'densessl\[hf\]'"):

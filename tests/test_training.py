@@ -2,8 +2,10 @@
 
 import io
 import json
+import math
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -22,14 +24,15 @@ import yaml
 from torch import Tensor
 
 from densessl.backbone_file import load_backbone
+from densessl.commands import pretrain as pretrain_command
 from densessl.config import load_config
 from densessl.data.views import Views
 from densessl.errors import UserError
 from densessl.methods import METHODS
 from densessl.methods.vicreg import VICReg
 from densessl.signals import SIGNALS
-from densessl.training import checkpoint, distributed
-from densessl.training.launch import alone
+from densessl.training import checkpoint, distributed, sinks
+from densessl.training.launch import alone, command_to_resume
 from densessl.training.log import Log
 from densessl.training.pretrain import pretrain
 from densessl.training.seeding import seed_step
@@ -159,6 +162,210 @@ def test_a_run_folder_that_cannot_be_written_is_refused_at_once(cfg_file: Path, 
         run(cfg_file, tmp_path / "file" / "run", "data.path=nowhere")
 
 
+def everything(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Time and content of all that is in a folder, by name."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
+        for path in [folder, *folder.rglob("*")]
+    }
+
+
+REFUSED = {  # before training, some after minutes on a large collection
+    "data.path=nowhere": "no such folder",
+    "data.path=": "no pictures in this folder",
+    "batch=100": "batch=100 but there are 20 pictures",
+    "log_to=[wandb]": "wandb is not installed",
+    "backbone.init=nowhere.pth": "no such file",
+    "optim.constant=[predictor]": "trains no part called predictor",
+    "probes.masks=nowhere": "nowhere",
+}
+
+
+@pytest.mark.parametrize("word", REFUSED)
+def test_who_is_refused_finds_all_as_it_was(
+    word: str, finished: Path, cfg_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sinks, "find_spec", lambda name: None)
+    Path("empty").mkdir()
+    words = [f"{word}empty" if word.endswith("=") else word]
+    shutil.copytree(finished, "run")
+    newest = Path("run", "state", "step0000006", "model.safetensors")
+    newest.write_bytes(newest.read_bytes()[:100])  # is passed over, and would be set aside
+    before = everything(tmp_path)
+    for folder, how in (
+        ("new/run", {}),
+        ("run", {"overwrite": True}),
+        ("run", {"resume": True}),
+        ("new", {"resume": "auto"}),
+    ):
+        with pytest.raises(UserError, match=f"{REFUSED[word]}|began with another"):
+            run(cfg_file, Path(folder), *words, **how)
+        assert everything(tmp_path) == before
+
+
+def test_what_the_words_alone_tell_is_told_without_torch(cfg_file: Path, tmp_path: Path) -> None:
+    code = f"""if True:
+        import sys
+        sys.modules["torch"] = None  # its import fails
+        from densessl.commands.pretrain import main
+        from densessl.errors import UserError
+        for word in ("backbone.name=convnext_tinny", "data.path=nowhere", "data.path=no/*.tar", "data.path=hf:nowhere"):
+            try:
+                main(["--cfg", {str(cfg_file)!r}, "run=new/run", word])
+            except UserError as error:
+                print(error)"""
+    command = [sys.executable, "-c", code]
+    said = subprocess.check_output(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True)
+    wanted = (
+        "'convnext_tinny' is no ConvNeXt.*nearest: convnext_tiny",
+        "nowhere: no such folder",
+        "matches no file",
+        "nowhere",
+    )
+    for line, pattern in zip(said.splitlines(), wanted, strict=True):
+        assert re.search(pattern, line)
+    assert not list(tmp_path.iterdir())
+
+
+# --- going on ---------------------------------------------------------------------------------------------------------
+
+
+def went_on(folder: Path, finished: Path) -> bool:
+    ours, truth = (load_backbone(each).state_dict() for each in (folder, finished))
+    return metrics(folder) == metrics(finished) and all(torch.equal(ours[key], truth[key]) for key in truth)
+
+
+def test_resume_knows_its_run(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    moved = shutil.copytree(finished, tmp_path / "moved")
+    shutil.rmtree(moved / "state" / "step0000006")
+    assert pretrain_command.main(["--resume", str(moved), "--print"]) == 0
+    assert f"run: {moved}" in capsys.readouterr().out
+    for words in (["--resume", "save_every=4", f"run={moved}"], ["save_every=4", "--resume", str(moved)]):
+        assert pretrain_command.main([*words, "data.workers=0"]) == 0
+        said = capsys.readouterr().err
+        assert ("save_every: 3 in the run, 4 now" in said) == (words[0] == "--resume")  # is the run's, from then on
+        assert went_on(moved, finished)
+    for words, message in (
+        (["--resume"], "which run"),
+        ([], "--cfg NAME is needed"),
+        (["--resume", str(tmp_path / "no")], "holds no run"),
+        (["--resume", "auto", f"run={tmp_path / 'no'}"], "to start one there it needs --cfg NAME"),
+        (["--resume", str(moved), "run=other"], "these are two folders"),
+    ):
+        with pytest.raises(UserError, match=message):
+            pretrain_command.main(words)
+    assert [path.name for path in tmp_path.iterdir()] == ["moved"]
+
+
+def test_one_command_starts_and_goes_on(
+    finished: Path, cfg_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a scheduler types it: first, after it was killed before the first save, after it was stopped, at the end."""
+    folder = tmp_path / "a run"
+    words = ["--cfg", str(cfg_file), f"run={folder}", "backbone.drop_path=0.5", "--resume", "auto"]
+
+    def kill(progress: float) -> None:
+        raise RuntimeError("killed")
+
+    def stop(progress: float) -> None:
+        if not progress:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with method_that(kill), pytest.raises(RuntimeError, match="killed"):
+        pretrain_command.main(words)
+    assert (folder / "config.yaml").exists()
+    with method_that(stop), pytest.raises(SystemExit):
+        pretrain_command.main(words)
+    last = capsys.readouterr().err.splitlines()[-1]
+    how = f"densessl.pretrain(resume={str(folder)!r})"
+    assert last == f"{folder}/backbone.safetensors after 2 of 6 steps, and its state. To go on: {how}"
+    for _ in range(2):
+        assert pretrain_command.main(words) == 0
+        assert went_on(folder, finished)
+    assert capsys.readouterr().err.count("from step 2; 6 steps") == 1
+
+
+@pytest.mark.parametrize(
+    ("program", "place", "command"),
+    [
+        ("tools/pretrain.py", {"WORLD_SIZE": "1"}, "python tools/pretrain.py --resume 'a run'"),
+        ("densessl pretrain", {"WORLD_SIZE": "1"}, "densessl pretrain --resume 'a run'"),
+        (
+            "densessl pretrain",
+            {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "none"},
+            "torchrun --nproc_per_node 2 -m densessl pretrain --resume 'a run'",
+        ),
+        (
+            "tools/pretrain.py",
+            {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "none"},
+            "torchrun ... tools/pretrain.py --resume 'a run'",
+        ),
+        (
+            "tools/pretrain.py",
+            {"WORLD_SIZE": "2", "SLURM_STEP_NODELIST": "n1"},
+            "srun ... python tools/pretrain.py --resume 'a run'",
+        ),
+        ("tools/pretrain.py", {"WORLD_SIZE": "2"}, "deepspeed ... tools/pretrain.py --resume 'a run'"),
+        ("ipykernel_launcher.py", {"WORLD_SIZE": "1"}, "densessl.pretrain(resume='a run')"),
+    ],
+)
+def test_the_command_that_goes_on(
+    program: str, place: dict[str, str], command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", [program, "--cfg", "x"])
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    assert command_to_resume(Path("a run")) == command
+
+
+def test_the_same_pictures_go_on_from_another_path_and_others_do_not(
+    finished: Path, cfg_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(finished, tmp_path / "run")
+    copy = shutil.copytree(load_config(str(cfg_file)).data.path, tmp_path / "job" / "pictures")
+
+    def resume(path: Path) -> str:
+        run(cfg_file, folder, "backbone.drop_path=0.5", f"data.path={path}", resume=True)
+        return capsys.readouterr().err
+
+    assert f"{copy} now; the list of pictures is the same\n" in resume(copy)
+    assert went_on(folder, finished)
+    assert "data.path" not in resume(copy)
+    (copy / "7.png").rename(copy / "77.png")
+    with pytest.raises(UserError, match=r"has 20 pictures, as many as .*, but they are other ones or"):
+        resume(copy)
+    for place in (folder / "state").glob("step*"):  # as they were before there was a hash
+        manifest = json.loads((place / "manifest.json").read_text())
+        del manifest["list_hash"]
+        (place / "manifest.json").write_text(json.dumps(manifest))
+        (place / checkpoint.SUM).unlink()
+    assert "data.path" not in resume(copy)
+    with pytest.raises(UserError, match=r"began with another configuration:\n  data.path: .*pictures now$"):
+        resume(copy.parent / ".." / "job" / "pictures")
+
+
+def test_a_run_is_made_longer(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = shutil.copytree(finished, tmp_path / "run")
+    for word in ("steps=5", "epochs=2"):  # of 2 steps
+        with pytest.raises(UserError, match=r"6 steps in the run, \d now; it can be made longer, not shorter"):
+            pretrain_command.main(["--resume", str(folder), word])
+    assert pretrain_command.main(["--resume", str(folder), "epochs=4.5"]) == 0
+    peak = 0.03 * 8 / 256
+    was, will = (  # by hand: warm-up over a fifth, then half a cosine to a thousandth
+        peak * (0.001 + 0.999 * (1 + math.cos(math.pi * (step - 0.2 * steps) / (0.8 * steps))) / 2)
+        for step, steps in ((5, 6), (6, 9))
+    )
+    said = capsys.readouterr().err
+    assert "the run is made longer, from 6 to 9 steps: what follows from the share of the run that is done" in said
+    assert f"The learning rate jumps from {was:.3g} to {will:.3g} after step 6" in said
+    assert [line["step"] for line in metrics(folder)] == list(range(1, 10))
+    assert metrics(folder)[:6] == metrics(finished)
+    assert metrics(folder)[6]["lr"] == pytest.approx(will, rel=1e-6)
+    assert pretrain_command.main(["--resume", str(folder)]) == 0  # it is one of 9 steps from then on
+    assert "made longer, from" not in capsys.readouterr().err
+
+
 def test_random_numbers_differ_between_seeds_steps_and_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
     for rank in range(3):
@@ -283,11 +490,19 @@ def test_only_the_loop_names_distributed_and_deepspeed() -> None:
 
 
 @contextmanager
-def started(command: list[str], log: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A command in a process group of its own, which ends with the block."""
+def started(
+    command: list[str], log: Path, environment: dict[str, str], terminal: int | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A command in a process group of its own, at ``terminal`` if given, which ends with the block."""
+    if terminal is not None:
+        code = (
+            "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+        )
+        command = [sys.executable, "-c", code, *command]
     with log.open("wb") as out:
         process = subprocess.Popen(
             command,
+            stdin=terminal,
             stdout=out,
             stderr=subprocess.STDOUT,
             env=os.environ | environment,
@@ -311,7 +526,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], lo
 
 
 def test_launched_killed_resumed_by_another_launcher_and_stopped(cfg_file: Path, tmp_path: Path) -> None:
-    """Two processes under the deepspeed launcher, killed; then under torchrun, told to stop. One process agrees."""
+    """Two processes under the deepspeed launcher, killed; then under torchrun, till Ctrl-C. One process agrees."""
     folder, log = tmp_path / "run", tmp_path / "log"
     environment = {
         "PYTHONPATH": str(ROOT),
@@ -334,14 +549,20 @@ def test_launched_killed_resumed_by_another_launcher_and_stopped(cfg_file: Path,
     first = metrics(folder)
     before, newest = sorted((folder / "state").glob("step???????"))
     (newest / "manifest.json").unlink()  # so that some steps are done twice
-    with started([*torchrun, *arguments, "--resume"], log, environment) as process:
+    keys, terminal = os.openpty()
+    with started([*torchrun, *arguments, "--resume"], log, environment, terminal) as process:
         wait_for(lambda: lines() > len(first), process, log)
-        process.send_signal(signal.SIGTERM)
+        os.write(keys, b"\x03")  # Ctrl-C
         process.wait(SECONDS)
+    os.close(keys)
+    os.close(terminal)
     assert log.read_text().count(f"from step {int(before.name[4:])};") == 1  # said by one process
     second = metrics(folder)
     assert second[: len(first)] == first
     assert (folder / "state" / "latest").read_text() == f"step{len(second):07d}"
+    how = f"torchrun --nproc_per_node 2 tools/pretrain.py --resume {folder}"
+    last = f"{folder}/backbone.safetensors after {len(second)} of 100000 steps, and its state. To go on: {how}\n"
+    assert log.read_text().count(last) == 1
     assert not (tmp_path / "extensions").exists()
 
     def update(progress: float) -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import re
+import sys
+from itertools import pairwise
 
-from densessl.config import CONFIGS, load_with_sources, resolved_yaml
+from densessl.config import CONFIGS, resolved_yaml
+from densessl.training.start import configure, start
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -13,8 +17,11 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__,
         epilog="Example: pretrain --cfg vicregl_cnx_s_1gpu data.path=my/pictures epochs=50. Start it with deepspeed, "
         "torchrun, srun or python alike.",
+        allow_abbrev=False,
     )
-    parser.add_argument("--cfg", required=True, metavar="NAME", help=f"a path to a YAML file, or one of {names}")
+    parser.add_argument(
+        "--cfg", metavar="NAME", help=f"a path to a YAML file, or one of {names}; not needed by --resume RUN"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="replaces a value of the configuration")
     parser.add_argument(
         "--print",
@@ -22,15 +29,29 @@ def main(argv: list[str] | None = None) -> int:
         help="show the resolved configuration, as YAML that --cfg takes, and where each value is from",
     )
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--resume", action="store_true", help="continue the run of this folder")
+    length.add_argument(
+        "--resume",
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="RUN|auto",
+        help="continue the run of this folder, by default of run=RUN; auto: continue it if there is one, else start it",
+    )
     length.add_argument("--overwrite", action="store_true", help="delete the run of this folder first")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it
-    args = parser.parse_intermixed_args(argv)
-    config, sources = load_with_sources(args.cfg, args.overrides)
+    args = parser.parse_intermixed_args(_words(sys.argv[1:] if argv is None else argv))
+    resume = args.resume or args.resume == ""
+    config, sources = configure(args.cfg, args.overrides, resume)
     if args.print:
         print(resolved_yaml(config, sources), end="")
         return 0
-    from densessl.training.pretrain import pretrain
-
-    pretrain(config, resume=args.resume, overwrite=args.overwrite)
+    start(config, resume, args.overwrite)
     return 0
+
+
+def _words(argv: list[str]) -> list[str]:
+    """A key=value after --resume is an override, not the run."""
+    return [
+        "--resume=" if word == "--resume" and re.match(r"\w+(\.\w+)*=", after) else word
+        for word, after in pairwise([*argv, ""])
+    ]

@@ -21,6 +21,7 @@ class Pictures(Protocol):
     def pixels(self) -> Pixels: ...
     def __len__(self) -> int: ...
     def path(self, i: int) -> str: ...
+    def list_hash(self) -> str: ...
     def read(self, i: int, reduction: Reduction = ...) -> np.ndarray: ...
 
 
@@ -35,6 +36,10 @@ class StoredPictures:
 
     def path(self, i: int) -> str:
         return self.source.path(i)
+
+    def list_hash(self) -> str:
+        """As of `Source`."""
+        return self.source.list_hash()
 
     def read(self, i: int, reduction: Reduction = whole) -> np.ndarray:
         """(h, w, C) of ``pixels.dtype``, perhaps smaller, as `decode` says. Raises Unreadable."""

@@ -52,6 +52,9 @@ class Scenes:
     def path(self, i: int) -> str:
         return f"scenes/{self.split}/{i}"
 
+    def list_hash(self) -> str:
+        return f"scenes {self.split} {self.size} {self.seed}"
+
     def mask(self, i: int) -> np.ndarray:
         """(size, size) uint8: the class of every pixel."""
         ground, shapes = self._layout(i)

@@ -279,6 +279,20 @@ def on_first(function: Callable[..., T], *arguments: Any) -> T:
     return result  # type: ignore[return-value]
 
 
+def everywhere(function: Callable[..., T], *arguments: Any) -> T:
+    """``function`` runs in every process; if it raises UserError in any, all stop, and the first says it."""
+    result, error = None, ""
+    try:
+        result = function(*arguments)
+    except UserError as e:
+        error = str(e)
+    errors = gather_objects(error)
+    if found := [each for each in errors if each]:
+        alike = len(set(errors)) == 1
+        refuse(found[0] if alike else f"process {errors.index(found[0])} of {len(errors)}: {found[0]}")
+    return result  # type: ignore[return-value]
+
+
 def on_first_slowly(function: Callable[..., T], *arguments: Any) -> T:
     """`on_first` for work that may take longer than processes wait for each other."""
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import socket
+import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -50,6 +53,27 @@ def alone() -> dict[str, str]:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     return {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+
+
+def command_to_resume(run: Path) -> str:
+    """What goes on with ``run`` as these processes were started: a command, or a line of Python in other programs.
+
+    "..." are a launcher's options, of which the environment tells only the number of processes on one machine.
+    """
+    program = sys.argv[0]
+    if Path(program).name not in ("pretrain.py", "densessl pretrain"):
+        return f"densessl.pretrain(resume={str(run)!r})"
+    script, processes = program.endswith(".py"), processes_here()
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        options = f"--nproc_per_node {processes}" if os.environ["WORLD_SIZE"] == str(processes) else "..."
+        start = f"torchrun {options} " if script else f"torchrun {options} -m "
+    elif os.environ["WORLD_SIZE"] == "1":
+        start = "python " if script else ""
+    elif "SLURM_STEP_NODELIST" in os.environ:
+        start = "srun ... python " if script else "srun ... "
+    else:
+        start = "deepspeed ... " if script else "deepspeed ... --module "
+    return f"{start}{program} --resume {shlex.quote(str(run))}"
 
 
 def _srun(env: Any) -> dict[str, str]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from densessl.backbone_file import FILE_NAME, save_backbone
 from densessl.config import Config
 from densessl.console import unbroken
 from densessl.data.loader import Loader
-from densessl.data.pictures import open_pictures
+from densessl.data.pictures import Pictures, open_pictures
 from densessl.data.pixels import Pixels
 from densessl.data.to_device import ToDevice
 from densessl.data.waiting import advice
@@ -29,7 +30,7 @@ from densessl.signals import answer
 from densessl.training import checkpoint, distributed, sinks
 from densessl.training.assembly import assemble
 from densessl.training.engine import connect
-from densessl.training.launch import processes_here, setup
+from densessl.training.launch import command_to_resume, processes_here, setup
 from densessl.training.log import Log, Pace
 from densessl.training.optim import lr_at, peak_lr, set_lr
 from densessl.training.recovery import Recovery
@@ -39,21 +40,30 @@ FAILURES = 3  # saves in a row that may fail before the run stops
 
 
 @unbroken()
-def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> Path:
+def pretrain(cfg: Config, *, resume: bool | Literal["auto"] = False, overwrite: bool = False) -> Path:
     """Run ``cfg`` to its end, or from its newest whole state on, and return the run folder.
 
+    ``resume`` "auto" goes on where there is a state, and begins where a run has saved none yet, if there is a run.
     Ctrl-C, SIGTERM or another of signals.SIGNALS: all processes save after the step at hand and end with SystemExit; a
     second Ctrl-C ends at once. What can't be written to the console is dropped. A save that fails is said and leaves
     those before; the third in a row ends the run. A step that is not finite is skipped; cfg.max_skips in a row send the
     run back to its newest state, once, with a lower learning rate.
-    Raises UserError for a configuration, pictures or a run folder that can't work, and where going back did not help.
+    Raises UserError for a configuration, pictures or a run folder that can't work, with all files as they were before,
+    and where going back did not help.
     """
+    try:
+        return _pretrain(cfg, resume, overwrite)
+    finally:
+        checkpoint.release()
+
+
+def _pretrain(cfg: Config, asked: bool | Literal["auto"], overwrite: bool) -> Path:
     # --- processes, run folder ---
     device = setup(cfg.threads)
     connect(cfg.timeout)
     distributed.on_first(sinks.require, cfg.log_to)
     run = Path(cfg.run)
-    distributed.on_first(checkpoint.check_run_folder, run, resume, overwrite)
+    resume = distributed.on_first(checkpoint.check_run_folder, run, asked, overwrite, cfg.save_every)
     before: dict[str, Any] = {"step": 0}
     changed, damaged = list[str](), list[str]()
     if resume:
@@ -62,20 +72,10 @@ def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> P
     done = before["step"]
 
     # --- pictures ---
-    loader = Loader(
-        open_pictures(cfg.data.path, Pixels.of(cfg)),
-        cfg.views,
-        cfg.photometric,
-        batch=cfg.batch,
-        seed=cfg.seed,
-        workers=cfg.data.workers,
-        rank=distributed.rank(),
-        world_size=distributed.world_size(),
-        unreadable=cfg.data.unreadable,
-    )
-    pictures = len(loader.images)
-    if before.get("pictures", pictures) != pictures:
-        distributed.refuse(f"--resume: data.path={cfg.data.path} had {before['pictures']} pictures, now {pictures}")
+    loader = distributed.everywhere(_loader, cfg)
+    pictures, list_hash = _same_list(loader.images, cfg.data.path)
+    if resume:
+        changed += distributed.on_first(checkpoint.check_images, run, cfg, before, pictures, list_hash)
     steps = cfg.length(pictures)
 
     # --- method, engine ---
@@ -84,11 +84,10 @@ def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> P
     probes = Probes(cfg, pictures, loader.images.pixels, device)
     parameters = sum(p.numel() for p in method.parameters() if p.requires_grad)
 
-    # --- run folder, opened ---
+    # --- run folder, opened: until here nothing was written, so that who is refused finds all as it was ---
     if resume:
         checkpoint.load(engine, run, done)
-    else:
-        distributed.on_first(checkpoint.begin_run, run, cfg)
+    distributed.on_first(_open_run, cfg, asked, overwrite, resume, done)
     saved = done if resume else None
     recovery = Recovery(cfg, loader.images, before)
     log = Log(run, done, steps, cfg.batch, advice(cfg, device.type == "cuda", processes_here()), cfg)
@@ -113,7 +112,7 @@ def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> P
     def left_out() -> str:
         """Save; why it failed, if it did."""
         distributed.broadcast_buffers(method)
-        about = {"pictures": pictures, "parameters": parameters, **recovery.state()}
+        about = {"pictures": pictures, "list_hash": list_hash, "parameters": parameters, **recovery.state()}
         # The backbone before the state: a run that is resumed at its end writes nothing any more.
         return distributed.on_first(backbone_left_out) or checkpoint.save(
             engine, run, done, about, cfg.keep, cfg.keep_every
@@ -192,12 +191,50 @@ def pretrain(cfg: Config, *, resume: bool = False, overwrite: bool = False) -> P
                         saved, failed = done, 0
                 if stopping:
                     break
-        log.say(f"{run / FILE_NAME} after {done} of {steps} steps")
+        end = f"{run / FILE_NAME} after {done} of {steps} steps"
+        log.say(f"{end}, and its state. To go on: {command_to_resume(run)}" if stopping else end)
     if failures := [each for each in distributed.gather_objects(str(loader.failure or "")) if each]:
         distributed.refuse(f"{failures[0]}. The run stops; the state after {saved} steps is whole")
     if done < steps:
         raise SystemExit(128 + (signals[0] if signals else signal.SIGTERM))
     return run
+
+
+def _loader(cfg: Config) -> Loader:
+    return Loader(
+        open_pictures(cfg.data.path, Pixels.of(cfg)),
+        cfg.views,
+        cfg.photometric,
+        batch=cfg.batch,
+        seed=cfg.seed,
+        workers=cfg.data.workers,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+        unreadable=cfg.data.unreadable,
+    )
+
+
+def _same_list(images: Pictures, path: str) -> tuple[int, str]:
+    """Number of the pictures and hash of their list. Refuses lists that differ from process to process."""
+    lists = distributed.gather_objects((len(images), images.list_hash()))
+    for number, (count, _) in enumerate(lists):
+        if lists[number] != lists[0]:
+            distributed.refuse(
+                f"data.path={path}: process {number} of {len(lists)} has another list of pictures, {count}, than the "
+                f"first, which has {lists[0][0]}; all need the same ones in the same order"
+            )
+    return lists[0]
+
+
+def _open_run(cfg: Config, asked: bool | Literal["auto"], overwrite: bool, resume: bool, done: int) -> None:
+    run = Path(cfg.run)
+    checkpoint.hold(run)  # which nobody else writes from here on, but may have written meanwhile
+    if checkpoint.goes_on(run, asked, overwrite, cfg.save_every) != resume:
+        raise UserError(f"run={run} was written by another process while this one started")
+    if resume:
+        checkpoint.go_on(run, cfg, done)
+    else:
+        checkpoint.begin_run(run, cfg)
 
 
 def due(done: int, every: int, steps: int) -> bool:
@@ -210,7 +247,10 @@ def not_finite(values: dict[str, Tensor]) -> Tensor:
 
 @contextmanager
 def stop_on_signal() -> Iterator[list[int]]:
-    """The signals that came. They only leave a note: what follows all processes do together."""
+    """The signals that came. They only leave a note: what follows all processes do together.
+
+    None come to a thread beside the main one, as programs with a window may have one.
+    """
     came: list[int] = []
 
     def note(number: int, frame: Any) -> None:
@@ -218,7 +258,7 @@ def stop_on_signal() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         came.append(number)
 
-    before = answer(note)
+    before = answer(note) if threading.current_thread() is threading.main_thread() else {}
     try:
         yield came
     finally:

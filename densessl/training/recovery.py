@@ -82,6 +82,7 @@ class Recovery:
             distributed.refuse(f"{verdict}. The run stops; no state was saved yet. {HELP}")
         about, damaged = distributed.on_first(checkpoint.newest_state, self.run)
         checkpoint.load(engine, self.run, about["step"])
+        distributed.on_first(checkpoint.set_aside, self.run, about["step"])
         self.lr_scale, self.in_a_row, self.hopeless = LOWER, 0, False
         back = f"{verdict}. The run goes back to step {about['step']}, with {LOWER:g} of the learning rate"
         return about["step"], [*damaged, back]

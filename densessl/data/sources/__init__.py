@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Protocol
 
 from densessl.data.sources.files import find_files
@@ -20,6 +21,23 @@ class Source(Protocol):
     def stored(self, i: int) -> bytes:
         """The file as it lies there. Raises Unreadable."""
         ...
+
+    def list_hash(self) -> str:
+        """Of the list of images: the same wherever they lie, as long as these are the same ones in the same order.
+
+        It is of names or sizes that an index has at hand, not of what is in the files: a second for ten million.
+        """
+        ...
+
+
+def require(path: str) -> None:
+    """Raises UserError where ``path`` plainly names nothing. Cheap: nothing is listed, and torch is not imported."""
+    if path.startswith("hf:"):
+        from densessl.data.sources.hugging_face import named
+
+        named(path)
+    elif "://" not in path and not os.path.exists(path) and not shard_files(path):
+        find_files(path)
 
 
 def open_source(path: str) -> Source:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import stat
@@ -54,6 +55,10 @@ class Files:
             path = os.path.join(self.root, os.fsdecode(paths[place]))
             self._last = i, path
         return path
+
+    def list_hash(self) -> str:
+        """Of the paths below the folder, or of the lines of the list."""
+        return hashlib.sha256(self._paths.data).hexdigest()
 
     def odd_folders(self) -> list[str]:
         """Those that are called like pictures. They are searched like others."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,21 @@ class HuggingFace:
         except OSError as error:
             raise Unreadable(self.path(i), error.strerror or str(error)) from None
 
+    def list_hash(self) -> str:
+        """Of the size of each row's picture, and of what the data set calls its file."""
+        import pyarrow.compute as compute
+
+        column, rows = self._rows.data.column(0), self._rows._indices  # None where all rows are taken in their order
+        fields = (
+            [compute.struct_field(column, [i]) for i in range(len(column.type))] if _fields(column.type) else [column]
+        )
+        whole = hashlib.sha256()
+        for field in fields:
+            facts = compute.binary_length(field) if "binary" in str(field.type) else field  # without reading pictures
+            for chunk in (facts.take(rows.column(0)) if rows else facts).chunks:
+                whole.update("\0".join(map(str, chunk.to_pylist())).encode("utf-8", "surrogateescape"))
+        return whole.hexdigest()
+
     def _value(self, i: int) -> Any:
         """bytes, a path, or both in a dict."""
         return self._rows[i].column(0)[0].as_py()
@@ -60,7 +76,7 @@ def open_hugging_face(path: str) -> HuggingFace:
     such files (with * or ?). SPLIT is train unless there is but one, COLUMN the only one of pictures. Arrow files are
     mapped as they are; of Parquet the library writes a copy of that kind to its own cache. Raises UserError.
     """
-    where, split, column = _named(path)
+    where, split, column = named(path)
     try:
         import datasets
     except ImportError:
@@ -95,7 +111,7 @@ def _fields(kind: Any) -> bool:
     return pyarrow.types.is_struct(kind)
 
 
-def _named(path: str) -> tuple[str, str, str]:
+def named(path: str) -> tuple[str, str, str]:
     """PATH, SPLIT and COLUMN, which are empty where they are not given; PATH may itself have colons."""
     words = os.path.expanduser(path.removeprefix("hf:")).split(":")
     for count in range(len(words), max(0, len(words) - 3), -1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 import time
 from collections import Counter
@@ -14,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from densessl.data.decoding import Unreadable
-from densessl.data.in_order import in_order
 from densessl.data.sources.braces import expanded
 from densessl.data.sources.index_file import Write, digest, kept, settled
 from densessl.data.sources.store import Disk, State, Store
@@ -78,6 +78,13 @@ class Shards:
             raise Unreadable(path, "cut short: the shard has become smaller since it was indexed")
         return data
 
+    def list_hash(self) -> str:
+        """Of where each picture lies in its shard and of its size: names would have to be read from all shards."""
+        whole = hashlib.sha256()
+        for key in ("shard", "offset", "size"):
+            whole.update(np.ascontiguousarray(self.index[key]).data)
+        return whole.hexdigest()
+
     def labels(self) -> np.ndarray:
         """(pictures,) int64: the class of each. Raises UserError where a picture has none."""
         missing = np.flatnonzero(self.index["label"] < 0)
@@ -121,6 +128,8 @@ class Shards:
             return _part(self.store, number, self.files[number], states[number].size)
 
         if self.store.far or sum(state.size for state in states) > MANY:
+            from densessl.data.in_order import in_order  # which imports torch
+
             yield from in_order(part, len(states), min(self.store.readers, len(states)), "shards indexed")
         else:
             with ThreadPoolExecutor(self.store.readers) as pool:
