@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
+from multiprocessing.queues import Queue
 from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from densessl.errors import UserError
+from densessl.errors import UserError, shared_memory_error
 
 LINES = 5
 _quiet = ContextVar("quiet", default=False)
@@ -35,7 +40,12 @@ class Counted(Protocol):
 
 
 def progress(loader: Counted, title: str, status: Callable[[int], str] = lambda _: "") -> Iterator[Any]:
-    """The loader's items; ``status(n)`` after n of them stands beside the count. Raises the error that an item is."""
+    """The loader's items; ``status(n)`` after n of them stands beside the count.
+
+    Raises the error that an item is, and UserError where workers have too little shared memory.
+    """
+    if getattr(loader, "num_workers", 0):
+        loader.worker_init_fn = partial(_start_worker, loader.worker_init_fn)  # type: ignore[attr-defined]
     total, started = len(loader), time.perf_counter()
     quiet = _quiet.get()
     terminal = sys.stderr.isatty() and not quiet
@@ -50,5 +60,23 @@ def progress(loader: Counted, title: str, status: Callable[[int], str] = lambda 
             elif not (terminal or quiet) and n * LINES // total > (n - 1) * LINES // total:
                 took = f"{time.perf_counter() - started:.0f} s"
                 print(f"{title} {n}/{total} {took} {status(n)}".rstrip(), file=sys.stderr)
+    except RuntimeError as error:
+        if told := shared_memory_error(error):
+            raise told from None
+        raise
     finally:
         del loader, bar  # ends the workers, also where a traceback keeps this frame
+
+
+def _start_worker(more: Callable[[int], None] | None, worker: int) -> None:
+    Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
+    if more:
+        more(worker)
+
+
+def _end_worker(error: Exception, item: object) -> None:
+    """What a DataLoader's worker can't hand over would only be printed there, and waited for without end."""
+    if shared_memory_error(error):
+        signal.raise_signal(signal.SIGBUS)  # by which torch knows what has happened
+    traceback.print_exception(error)
+    os._exit(1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
+import gc
 import multiprocessing
 import os
 import re
@@ -19,13 +21,14 @@ import numpy as np
 import pytest
 import torch
 from test_loader import Noise, collect, loader, same
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from densessl.config import PhotometricConfig
 from densessl.data import deaths
 from densessl.data.worker import inside
 from densessl.data.workers import by_workers
 from densessl.errors import UserError
+from densessl.progress import progress
 
 COLOURS = PhotometricConfig()
 SHARED = Path("/dev/shm")
@@ -76,6 +79,7 @@ def test_views_are_as_if_no_worker_had_died(workers, tmp_path, caplog):
     if workers == 1:  # else one may still be dying when all are started again
         assert len(named) == 4
         assert "ended by SIGKILL, most often because memory ran out" in said
+        assert "ended by SIGBUS, most often because shared memory, /dev/shm, is full: make it larger, as Docker" in said
         assert "ended by SIGSEGV, an error in a library such as a decoder" in said
 
 
@@ -208,6 +212,29 @@ def test_an_exception_names_the_picture(workers, monkeypatch):
 # --- other users ------------------------------------------------------------------------------------------------------
 
 
+def in_little_shared_memory() -> torch.Tensor:
+    """More than is there: 4 KiB, in the place of /dev/shm, for the process that calls this alone."""
+    system, own_mounts, own_user, private = ctypes.CDLL(None), 0x20000, 0x10000000, 0x44000
+    assert system.unshare(own_mounts | (own_user if os.geteuid() else 0)) == 0
+    assert system.mount(b"none", b"/", None, private, None) == 0
+    assert system.mount(b"tmpfs", str(SHARED).encode(), b"tmpfs", 0, b"size=4k") == 0
+    return torch.zeros(1 << 20)
+
+
+@pytest.fixture
+def little_shared_memory() -> None:
+    if os.name != "posix" or not SHARED.exists():
+        pytest.skip("shared memory is elsewhere")
+    if not (child := os.fork()):
+        try:
+            in_little_shared_memory()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    if os.waitpid(child, 0)[1]:
+        pytest.skip("this system lets nobody mount")
+
+
 class Doubled(Dataset):
     """The key and an array, twice as long as asked for; or what befalls a worker."""
 
@@ -219,6 +246,8 @@ class Doubled(Dataset):
             os._exit(3)
         if data == b"refuse":
             raise UserError("no such thing")
+        if data == b"no room":
+            return number, in_little_shared_memory()
         return number, torch.full((2 * len(data),), number)
 
 
@@ -235,6 +264,44 @@ def test_a_death_or_refusal_is_one_clear_error(data, message):
     assert next(made)[0] == 0
     with pytest.raises(UserError, match=message):
         next(made)
+
+
+ROOM = r"^shared memory is full: /dev/shm.* Docker does with --shm-size=8g.*data\.workers.*--workers"
+
+
+@pytest.mark.usefixtures("little_shared_memory")
+def test_too_little_shared_memory_is_one_clear_error():
+    made = by_workers(Doubled(), [(0, b""), (1, b"no room"), (2, b"")], 1)
+    assert next(made)[0] == 0
+    with pytest.raises(UserError, match=ROOM):
+        next(made)
+    assert next(made)[0] == 2  # the worker lives
+
+    one = loader(Deadly(20, lambda i: in_little_shared_memory() if i == 5 else None), workers=1)
+    with pytest.raises(UserError, match=ROOM):
+        for _ in one.from_step(0, 5):
+            pass
+    assert not one.failed  # no picture is to blame
+
+
+class Large(Dataset):
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, number: int) -> torch.Tensor:
+        return in_little_shared_memory()
+
+
+@pytest.mark.usefixtures("little_shared_memory")
+@pytest.mark.parametrize("batch", [None, 1])  # found where it is sent, or where it is made
+def test_too_little_shared_memory_ends_evaluations_in_one_clear_error(batch):
+    faulthandler.disable()
+    try:
+        with pytest.raises(UserError, match=ROOM):
+            list(progress(DataLoader(Large(), batch, num_workers=1), "evaluate"))
+    finally:
+        faulthandler.enable()
+        gc.collect()  # of the error, which holds the workers
 
 
 def test_neither_side_waits_for_the_other_however_large_keys_and_answers_are():

@@ -7,7 +7,7 @@ import signal
 from typing import TYPE_CHECKING, NamedTuple
 
 from densessl.data.worker import GRACE, NOWHERE
-from densessl.errors import UserError
+from densessl.errors import MORE_SHARED_MEMORY, UserError
 
 if TYPE_CHECKING:
     from densessl.data.pictures import Pictures
@@ -18,7 +18,7 @@ NAMES = {-number: number.name for number in signal.Signals}
 OUTSIDE = {-signal.SIGTERM: "which another program sent", -signal.SIGALRM: f"{GRACE} seconds after a SIGTERM"}
 CAUSES = OUTSIDE | {
     -signal.SIGKILL: "most often because memory ran out",
-    -signal.SIGBUS: "most often because shared memory, /dev/shm, is full",
+    -signal.SIGBUS: f"most often because shared memory, /dev/shm, is full: {MORE_SHARED_MEMORY}",
 }
 log = logging.getLogger("densessl")
 

@@ -16,7 +16,7 @@ import cv2
 import torch
 from torch.utils.data import Dataset
 
-from densessl.errors import UserError
+from densessl.errors import UserError, shared_memory_error
 from densessl.signals import SIGNALS
 
 GRACE = 60  # seconds
@@ -66,7 +66,10 @@ def work(
             answer = _answer(dataset, key)
             # Before the answer is sent: so neither side waits to be read by the other, however large both are.
             key = keys.recv()
-            made.send(answer)
+            try:
+                made.send(answer)
+            except RuntimeError as error:  # its tensors can't be shared; nothing of it was sent yet
+                made.send(_raised(error))
             del answer
         while True:  # the main process fetches shared tensors from here
             keys.recv()
@@ -75,12 +78,17 @@ def work(
 def _answer(dataset: Dataset, key: Any) -> Any:
     try:
         return dataset[key]
-    except UserError as error:
-        return Raised(error)
-    except Exception:  # whatever it is, its traceback is known here alone
-        return Raised(RuntimeError(f"in a worker process:\n{traceback.format_exc()}"))
+    except Exception as error:
+        return _raised(error)
     finally:
         at(NOWHERE)
+
+
+def _raised(error: Exception) -> Raised:
+    """Whatever it is, its traceback is known here alone, in the ``except`` that calls this."""
+    if isinstance(error, UserError):
+        return Raised(error)
+    return Raised(shared_memory_error(error) or RuntimeError(f"in a worker process:\n{traceback.format_exc()}"))
 
 
 def prepare() -> None:
