@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PlainValidator,
@@ -39,6 +40,9 @@ Width = Annotated[int, Field(ge=1, le=2**20)]  # what a method counts: widths, p
 Factor = Annotated[float, Field(ge=0, le=10)]
 Hue = Annotated[float, Field(ge=0, le=0.5)]  # share of a turn
 Threads = Annotated[int, Field(ge=1, le=1024)]
+Numbers = Annotated[
+    tuple[float, ...], BeforeValidator(lambda value: (value,) if isinstance(value, int | float) else value)
+]
 Probe = Literal["linear", "dense_knn", "knn"]
 
 
@@ -94,6 +98,7 @@ class DataConfig(Section):
     std: tuple[Positive, ...] = (0.229, 0.224, 0.225)
     range: tuple[tuple[float, float], ...] = ()  # stored values that are black and white: one pair, or one a channel
     percentiles: tuple[float, float] | None = None  # or those of each picture's own channel, such as [1, 99]
+    nodata: Numbers = ()  # stored values that stand for nothing, such as -9999: black, and in no percentile
     upright: bool = True  # turn images as their EXIF or XMP says
     unreadable: Share = 0.05  # share of pictures that may be unreadable before the run stops
 
@@ -104,6 +109,11 @@ class DataConfig(Section):
         for low, high in (*self.range, *([self.percentiles] if self.percentiles else [])):
             if not low < high:
                 raise ValueError(f"[{low}, {high}] must be [black, white] with black below white")
+        if self.nodata and not (self.range or self.percentiles):
+            raise ValueError(
+                f"nodata={list(self.nodata)} is of stored values that range or percentiles make black and white of; "
+                "give one of them too"
+            )
         if self.percentiles and not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
             raise ValueError(f"percentiles={list(self.percentiles)} must lie between 0 and 100")
         return self

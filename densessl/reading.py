@@ -14,7 +14,10 @@ COLOUR = ("mean", "std")
 
 def pixel_facts(pixels: Pixels) -> dict[str, Any]:
     """What a backbone's metadata say of them: nothing where pictures have 8 bits."""
-    return {"pixels": {"range": pixels.range, "percentiles": pixels.percentiles}} if pixels.scaled else {}
+    if not pixels.scaled:
+        return {}
+    facts: dict[str, Any] = {"range": pixels.range, "percentiles": pixels.percentiles}
+    return {"pixels": facts | ({"nodata": pixels.nodata} if pixels.nodata else {})}
 
 
 def pixels_of(backbone: Backbone) -> Pixels:
@@ -22,7 +25,7 @@ def pixels_of(backbone: Backbone) -> Pixels:
     told: Any = backbone.metadata.get("pixels") or {}
     bounds = tuple((low, high) for low, high in told.get("range") or ())
     percentiles = tuple(told.get("percentiles") or ())
-    return Pixels(backbone.in_chans, bounds, percentiles or None)
+    return Pixels(backbone.in_chans, bounds, percentiles or None, nodata=tuple(told.get("nodata") or ()))
 
 
 def normalisation(backbone: Backbone) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -39,9 +42,10 @@ def read_alike(backbone: Backbone, metadata: Mapping[str, object]) -> None:
 def described(pixels: Pixels) -> str:
     """In a few words, as in "2 channels, values from 0 to 4095 and 10 to 900"."""
     what = "RGB" if pixels.channels == 3 else f"{pixels.channels} channel{'s' * (pixels.channels > 1)}"
+    but = f" without {' and '.join(f'{number:g}' for number in pixels.nodata)}" if pixels.nodata else ""
     if pixels.percentiles:
         low, high = pixels.percentiles
-        return f"{what}, values from percentile {low:g} to {high:g} of each picture's channel"
+        return f"{what}, values from percentile {low:g} to {high:g} of each picture's channel{but}"
     if pixels.range:
-        return f"{what}, values from {' and '.join(f'{low:g} to {high:g}' for low, high in pixels.range)}"
+        return f"{what}, values from {' and '.join(f'{low:g} to {high:g}' for low, high in pixels.range)}{but}"
     return f"{what} of 8 bits"

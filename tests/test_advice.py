@@ -7,8 +7,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 from picture_forms import by_numpy, by_pillow, by_tifffile
+from PIL import Image
 
+from densessl.backbone_file import load_backbone, save_backbone
+from densessl.backbones import Backbone
 from densessl.commands.data import main
 from densessl.commands.pretrain import main as pretrain
 from densessl.config import Config, load_config
@@ -23,6 +27,10 @@ from densessl.data.raster import Kind
 from densessl.data.to_device import ToDevice
 from densessl.data.values import Histogram, Sample, values_of
 from densessl.data.views import View, Views
+from densessl.errors import UserError
+from densessl.export.values import zero_to_one
+from densessl.reading import pixels_of
+from densessl.segmentation.datasets import open_dataset, read_as
 
 SHAPE = (48, 60)
 
@@ -94,7 +102,7 @@ def test_the_lines_read_every_picture_with_the_moments_they_say(name, tmp_path, 
     assert ("data.range=" in line) == ranged
     assert ("at random" in told) == (near > 0.01)
     assert pretrain(["--cfg", "demo", f"data.path={tmp_path}", *line.split(), "--print"]) == 0
-    assert f"backbone.in_chans: {channels} " in capsys.readouterr().out
+    assert yaml.safe_load(capsys.readouterr().out)["backbone"]["in_chans"] == channels
     cfg = configured(tmp_path, line)
     seen = as_trained(cfg)
     assert seen.shape == (24, channels, *SHAPE)
@@ -110,6 +118,92 @@ def test_the_lines_read_every_picture_with_the_moments_they_say(name, tmp_path, 
             low, high = ((seen[:, channel].quantile(share) - black) / (white - black) for share in (0.003, 0.997))
             assert 0 <= low < 0.1
             assert 0.9 < high < 1
+
+
+@pytest.mark.parametrize(
+    ("numbers", "dtype", "told"),
+    [
+        ((-9999,), "float32", False),
+        ((-3.4028234663852886e38, -9999), "float32", False),
+        ((1e20,), "float64", False),
+        ((-32768,), "int16", False),
+        ((65535,), "uint16", False),
+        ((-9999,), "int32", False),
+        ((-5,), "float32", True),  # which looks like any other number, but the file says so
+        ((), "float32", False),
+    ],
+)
+def test_what_stands_for_nothing_is_found_and_leaves_the_proposal_as_with_nan(numbers, dtype, told, tmp_path, capsys):
+    def made(seed: int, nodata: bool) -> bytes:
+        rng = np.random.default_rng(seed)
+        picture = (200 + 4000 * rng.random((*SHAPE, 2))).astype(dtype if nodata else np.result_type(dtype, np.float32))
+        for place, number in enumerate(numbers):
+            picture[10 * place : 10 * place + 10] = number if nodata else np.nan
+        tags = [(42113, 2, 0, str(numbers[0]), True)] if told and nodata else []
+        return by_tifffile(picture, photometric="minisblack", planarconfig="contig", extratags=tags)
+
+    lines, figures = [], []
+    for nodata in (True, False):
+        write(tmp_path / str(nodata), {f"{i}.tif": made(i, nodata) for i in range(5)})
+        main(["check", str(tmp_path / str(nodata)), "--workers", "0", "--out", str(tmp_path / "out")])
+        lines += [line for line in capsys.readouterr().out.splitlines() if "data.mean=" in line or "no data" in line]
+        figures.append(json.loads((tmp_path / "out/check.json").read_text())["advice"])
+    words = lines[bool(numbers)]
+    found = {part.partition("=")[0]: json.loads(part.partition("=")[2]) for part in words.split()}
+    cfg = configured(tmp_path / "True", words)
+    assert cfg.data.nodata == tuple(sorted(numbers))
+    with_nan = configured(tmp_path / "False", lines[-1])
+    np.testing.assert_allclose(cfg.data.range, with_nan.data.range, atol=2)
+    np.testing.assert_allclose(found["data.mean"], with_nan.data.mean, atol=0.01)
+    np.testing.assert_allclose(found["data.std"], with_nan.data.std, atol=0.01)
+    ours, truth = (np.array([list(channel.values()) for channel in one["channels"]]) for one in figures)
+    np.testing.assert_allclose(ours, truth, rtol=0.01)
+    assert ("no data" in lines[0]) == bool(numbers)
+    if numbers:
+        named = " and ".join(f"{number:.9g}" for number in sorted(numbers))
+        assert lines[0] == f"no data: {named}, {len(numbers) * 10 / 48:.2%} of the numbers, left out above"
+    seen = as_trained(cfg)
+    assert seen.mean((0, 2, 3)).abs().max() < 0.03
+    assert (seen.std((0, 2, 3), correction=0) - 1).abs().max() < 0.03
+
+
+def test_bright_and_dark_pixels_are_data(tmp_path):
+    rng = np.random.default_rng(0)
+    saturated = rng.normal(20_000, 15_000, (*SHAPE, 1)).clip(0, 65_535).astype(np.uint16)
+    dark = np.where(rng.random((*SHAPE, 1)) < 0.3, 0, rng.integers(3000, 3100, (*SHAPE, 1))).astype(np.uint16)
+    sea = rng.normal(-9000, 2000, (*SHAPE, 1)).clip(-20_000, 9000).astype(np.float32)
+    sea[:3] = -9999
+    for name, picture in {"saturated": saturated, "dark": dark, "sea": sea}.items():
+        images = write(tmp_path / name, {"a.npy": by_numpy(picture)})
+        assert survey(images).advice.pixels.nodata == (), name
+
+
+def test_nodata_needs_a_range_and_is_kept_with_the_backbone(tmp_path):
+    with pytest.raises(UserError, match=r"data: nodata=\[-9999\.0\] is of stored values that range or percentiles"):
+        configured(tmp_path, "data.nodata=-9999")
+    with pytest.raises(UserError, match=r"data\.nodata"):
+        configured(tmp_path, "data.nodata=none data.range=[[0,1]]")
+    words = "backbone.in_chans=2 data.mean=[0,0] data.std=[1,1] data.range=[[0,1]] data.nodata=[-9999,1e20]"
+    pixels, file = Pixels.of(configured(tmp_path, words)), tmp_path / "b.safetensors"
+    assert pixels == Pixels(2, ((0, 1),), nodata=(-9999, 1e20))
+    facts = {"mean": (0, 0), "std": (1, 1), "pixels": pixels, "method": "m", "step": 0}
+    save_backbone(file, Backbone("test_convnext", in_chans=2), **facts)
+    backbone = load_backbone(file)
+    assert pixels_of(backbone) == pixels
+    assert zero_to_one(backbone).endswith(", white 1; NaN and -9999 and 1e+20 are 0")
+    picture = np.random.default_rng(0).random((*SHAPE, 2)).astype(np.float32)
+    picture[:9], picture[9:20] = -9999, 1e20
+    for split in ("train", "val"):
+        for folder in ("images", "masks"):
+            (tmp_path / "data" / folder / split).mkdir(parents=True)
+        (tmp_path / "data/images" / split / "a.tif").write_bytes(tiff(picture))
+        Image.fromarray(np.eye(*SHAPE, dtype=np.uint8)).save(tmp_path / "data/masks" / split / "a.png")
+    (tmp_path / "data/classes.txt").write_text("a\nb\n")
+    evaluated = read_as(open_dataset(str(tmp_path / "data"), "val"), pixels_of(backbone))[0][0]
+    trained = open_pictures(str(tmp_path / "data/images/train"), pixels).read(0)
+    np.testing.assert_array_equal(evaluated, trained)
+    assert not trained[:20].any()
+    assert trained[20:].all()
 
 
 def test_twelve_bits_are_told_to_be_nearly_black(tmp_path):

@@ -98,6 +98,34 @@ def test_every_form_in_every_way(name):
         assert np.abs(found - picture).max() <= allowed
 
 
+@pytest.mark.parametrize("dtype", ["int16", "uint16", "int32", "float32", "float64"])
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_what_stands_for_nothing_is_treated_like_nan(dtype, channels):
+    """Told by the key, by GDAL's tag, or both: by the plainest formulas, and as NaN in its place is."""
+    fills = {"int16": [-9999, 32767], "uint16": [65535], "int32": [-(2**31)]}
+    fills |= {"float32": [-9999, -3.4028234663852886e38], "float64": [-9999, 1e300]}
+    numbers, rng = fills[dtype], np.random.default_rng(0)
+    picture = rng.integers(200, 5000, (HEIGHT, WIDTH, channels)).astype(dtype)
+    truth = picture.astype(np.result_type(dtype, np.float32))
+    for number in numbers:
+        places = rng.random(picture.shape) < 0.2
+        picture[places], truth[places] = number, np.nan
+    layout = {"photometric": "minisblack"} | ({"planarconfig": "contig"} if channels > 1 else {})
+    stored, tag = picture if channels > 1 else picture[..., 0], (42113, 2, 0, f"{numbers[0]:.17g}", True)
+    told = by_tifffile(stored, extratags=[tag], **layout)
+    files = [(by_numpy(picture), numbers), (by_tifffile(stored, **layout), numbers), (told, numbers[1:])]
+    ways = [Pixels(channels, ((300, 4000),)), Pixels(channels, percentiles=(2, 97))]
+    for pixels in [*ways, Pixels(1, ((0, 5000),))] if channels == 3 else ways:
+        exact, steps = expected(Form(b"", truth, array=True), pixels)
+        like_nan = decode(by_numpy(truth), "x", pixels)
+        for data, nodata in files:
+            found = decode(data, "x", pixels._replace(nodata=tuple(nodata)))
+            assert np.abs(found - exact).max() <= 1 + 0.01 * steps
+            np.testing.assert_array_equal(found, like_nan)
+    seen = decode(by_numpy(picture), "x", ways[0])  # which nobody told of anything
+    assert (seen[picture == max(numbers)] == 65_535).all() == (max(numbers) > 4000)
+
+
 def test_upright_is_asked_for():
     for name in ("JPEG turned", "PNG turned", "WEBP turned", "TIFF turned", "TIFF palette turned"):
         form = FORMS[name]

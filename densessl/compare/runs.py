@@ -139,6 +139,6 @@ def _changes(file: Path, row: Row) -> str:
     before, now = (flat(config.model_dump(mode="json")) for config in (load_config(str(file)), row.config))
     keys = essential_differences(before, now)
     if row.name == RANDOM:
-        read = ("backbone.", "data.mean", "data.std", "data.range", "data.percentiles")
+        read = ("backbone.", "data.mean", "data.std", "data.range", "data.percentiles", "data.nodata")
         keys = [key for key in keys if key.startswith(read)]
     return "".join(f"\n  {k}: {before.get(k)} there, {now.get(k)} now" for k in keys)

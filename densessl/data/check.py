@@ -152,7 +152,9 @@ def _look(images: Pictures, rows: range) -> _Part:
         if form := other_form(data, images.path(row)):
             part.odd[row] = form
         part.kinds.append(kind)
-        part.values.setdefault(kind, values_of(kind)).add(picture, row)
+        values = part.values.setdefault(kind, values_of(kind))
+        values.add(picture, row)
+        values.nodata.update(raster.nodata)
     return part._replace(turned=turned)
 
 

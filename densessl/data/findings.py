@@ -77,6 +77,10 @@ def _advice(found: Survey, advice: Advice) -> Iterator[str]:
     yield "channel" + "".join(f"{name:>12}" for name in names) + f"  as stored in {advice.pictures:,} pictures"
     for number, channel in enumerate(advice.channels, 1):
         yield f"{number:>7}" + "".join(f"{value:>12.6g}" for value in channel)
+    if advice.pixels.nodata:
+        numbers = " and ".join(f"{number:.9g}" for number in advice.pixels.nodata)
+        yield f"no data: {numbers}, {advice.missing:.2%} of the numbers, left out above"
+        yield "  data.nodata makes them black, as NaN is, and leaves them out of percentiles"
     yield "for the configuration, with mean and deviation of all pixels from black, 0, to white, 1:"
     yield f"  {advice.words()}"
     if advice.sampled:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
@@ -20,19 +21,21 @@ class Pixels(NamedTuple):
     """``range`` has one (black, white) for all channels or one for each; stored values are clipped to it.
 
     With ``percentiles`` black and white are those of each picture's channel. With neither, pictures have 8 bits.
-    ``upright`` applies the turn that EXIF asks for.
+    ``upright`` applies the turn that EXIF asks for. Numbers in ``nodata``, and those that a file itself says stand for
+    nothing, are treated like NaN where pictures are scaled: black, and in no percentile.
     """
 
     channels: int = 3
     range: tuple[tuple[float, float], ...] = ()
     percentiles: tuple[float, float] | None = None
     upright: bool = True
+    nodata: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, cfg: Config) -> Pixels:
         """As pretraining reads them."""
         data = cfg.data
-        return cls(cfg.backbone.in_chans, data.range, data.percentiles, data.upright)
+        return cls(cfg.backbone.in_chans, data.range, data.percentiles, data.upright, data.nodata)
 
     @property
     def scaled(self) -> bool:
@@ -60,6 +63,8 @@ class Pixels(NamedTuple):
         stored = raster.picture if raster.picture.shape[2] == self.channels else raster.opaque()
         if self._upper(raster.kind):
             stored = (stored >> 8).astype(np.uint8)
+        if self.scaled and (nodata := self.nodata + raster.nodata):
+            stored = masked(stored, nodata)  # before channels are mixed
         picture = with_channels(stored, self.channels)
         # In the bytes of a file nothing can be written, of which torch warns.
         return self.scale(picture) if self.scaled else picture if picture.flags.carray else picture.copy()
@@ -89,6 +94,15 @@ class Pixels(NamedTuple):
         pixels = picture.reshape(-1, picture.shape[2])[::stride].T
         numbers = (values[np.isfinite(values)] for values in pixels)
         return np.array([np.percentile(values, self.percentiles) if len(values) else (0, 0) for values in numbers])
+
+
+def masked(numbers: np.ndarray, nodata: Iterable[float]) -> np.ndarray:
+    """Floats of the same shape, NaN where a number is one of ``nodata``, which are rounded to its type."""
+    values = numbers.astype(np.result_type(numbers, np.float32))
+    with np.errstate(over="ignore"):
+        for number in nodata:
+            values[values == values.dtype.type(number)] = np.nan
+    return values
 
 
 def with_channels(picture: np.ndarray, channels: int) -> np.ndarray:

@@ -58,6 +58,7 @@ class Raster(NamedTuple):
     alpha: bool = False
     turn: Any = 1
     array: bool = False
+    nodata: tuple[float, ...] = ()  # stored numbers that stand for nothing, as the file says
 
     @property
     def kind(self) -> Kind:

@@ -18,7 +18,7 @@ STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 CHANNELS = (
     "CSEIQ"  # axes of channels: called channel, sample or wavelength; or nothing, as pages that follow each other
 )
-XMP = 700
+XMP, GDAL_NODATA = 700, 42113
 ORDERS: dict[str, Any] = {">": "big", "<": "little"}
 LYING = (5, 6, 7, 8)  # orientations of what is stored on its side
 ALPHAS = (1, 2)  # kinds of extra samples: multiplied with the colours or not
@@ -51,24 +51,26 @@ def read_tiff(data: bytes, path: str) -> Raster:
         if len(axes) > 3 or axes.strip(CHANNELS) != "YX":
             named = ", ".join(f"{name} {n}" for name, n in zip(series.dims, series.shape, strict=True))
             raise Unreadable(path, f"a stack of {named}; height, width and channels make a picture")
-        turn = _turn(page)
+        turn, nodata = _turn(page), _nodata(page)
         if page.photometric > tifffile.PHOTOMETRIC.RGB or page.bitspersample < 8:
             what = f"{page.photometric!r} of {page.bitspersample} bits in {len(series)} pages"
-            return _by_pillow(data, path, series, turn, f"{what}; grey and RGB are read in all forms")
+            otherwise = f"{what}; grey and RGB are read in all forms"
+            return _by_pillow(data, path, series, turn, otherwise)._replace(nodata=nodata)
         try:
             picture = series.asarray(maxworkers=1).reshape([n for _, n in sizes])
         except (ValueError, ImportError) as error:
             if isinstance(error, ValueError) and "imagecodecs" not in str(error):
                 raise
             needed = f"{page.compression!r} needs imagecodecs: pip install 'densessl[tiff]'"
-            return _by_pillow(data, path, series, turn, needed)
+            return _by_pillow(data, path, series, turn, needed)._replace(nodata=nodata)
     if axes[0] == "Q":  # what tifffile calls the first axis of an array that it was told nothing of
         picture = channels_last(picture)
     elif axes[0] in CHANNELS:
         picture = np.moveaxis(picture, 0, 2)
     if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and picture.dtype.kind == "u":
         picture = np.iinfo(picture.dtype).max - picture
-    return Raster(picture, "S" in axes and page.extrasamples[-1:] in [(kind,) for kind in ALPHAS], turn)
+    alpha = "S" in axes and page.extrasamples[-1:] in [(kind,) for kind in ALPHAS]
+    return Raster(picture, alpha, turn, nodata=nodata)
 
 
 def _next(file: Any, page: Any, data: bytes) -> int:
@@ -114,6 +116,15 @@ def _turn(page: Any) -> Any:
         return orientation({"xmp": page.tags[XMP].value}) if XMP in page.tags else 1
     turn = page.tags[ORIENTATION].value
     return turn[0] if isinstance(turn, tuple) else turn
+
+
+def _nodata(page: Any) -> tuple[float, ...]:
+    """The number of GDAL's tag."""
+    try:
+        number = float(page.tags[GDAL_NODATA].value)
+    except (KeyError, TypeError, ValueError):
+        return ()
+    return (number,) if math.isfinite(number) else ()
 
 
 def _by_pillow(data: bytes, path: str, series: Any, turn: Any, otherwise: str) -> Raster:

@@ -26,7 +26,7 @@ class Histogram:
     sampled = False
 
     def __init__(self, channels: int, dtype: np.dtype) -> None:
-        self.pictures, self.dtype = 0, dtype
+        self.pictures, self.dtype, self.nodata = 0, dtype, set[float]()  # the last: as files say
         self.counts = np.zeros((channels, 1 << 8 * dtype.itemsize), np.int64)
 
     def add(self, picture: np.ndarray, seed: int) -> None:
@@ -45,6 +45,7 @@ class Histogram:
 
     def merge(self, other: Histogram) -> None:
         self.pictures += other.pictures
+        self.nodata |= other.nodata
         self.counts += other.counts
 
     def table(self) -> Table:
@@ -64,7 +65,7 @@ class Sample:
     sampled = True
 
     def __init__(self, channels: int, dtype: np.dtype) -> None:
-        self.pictures = 0
+        self.pictures, self.nodata = 0, set[float]()
         self.values = np.empty((0, channels), dtype)
         self.weights, self.keys = np.empty(0), np.empty(0)
         self.low, self.high = np.full(channels, np.inf), np.full(channels, -np.inf)
@@ -85,6 +86,7 @@ class Sample:
     def merge(self, other: Sample) -> None:
         """All are kept with the same chance, whatever they weigh: those whose random keys are the smallest."""
         self.pictures += other.pictures
+        self.nodata |= other.nodata
         self.low, self.high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)
         for name in ("keys", "weights", "values"):
             setattr(self, name, np.concatenate([getattr(self, name), getattr(other, name)]))

@@ -126,6 +126,7 @@ def _manifest(backbone: Backbone, target: str, name: str, file: Path) -> dict[st
         "colour_order": "RGB" if backbone.in_chans == 3 else f"{backbone.in_chans} channels as in pretraining",
         "range": None if pixels.percentiles else pixels.range or ((0, 255),),
         "percentiles": pixels.percentiles,
+        "nodata": pixels.nodata,
         "zero_to_one": zero_to_one(backbone),
         "mean": metadata["mean"],
         "std": metadata["std"],

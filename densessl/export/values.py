@@ -17,6 +17,8 @@ def zero_to_one(backbone: Backbone) -> str:
     else:
         black, white = (", ".join(f"{value:g}" for value in values) for values in zip(*pixels.range, strict=True))
         what = f"black is {black}, white {white}"
+    if pixels.nodata:
+        what += f"; NaN and {' and '.join(f'{number:.9g}' for number in pixels.nodata)} are 0"
     return f"(value - black) / (white - black) clipped to 0 and 1, where {what}"
 
 
