@@ -3,10 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any
 
 MOST = 2**32  # weights of a layer, 64 GB with the optimiser's: no machine that is trained on holds several
+
+
+def places(backbone: str, stem: str, size: int) -> int:
+    """Places a side of the last map that a network of timm makes of a crop; 0 where it can't take the crop."""
+    if "convnext" in backbone:  # patches without padding, but where they overlap
+        return (-(-size // 4) if "_ols" in backbone else size // 4) // 8
+    if backbone.startswith("resnetaa"):  # which average without padding, beside convolutions with it
+        after_stem = size if stem == "small" else -(-size // 2) // 2
+        return 0 if after_stem % 8 else after_stem // 8
+    if backbone.startswith("resnetblur") and stem != "small" and size < 17:  # a single place has no neighbours to blur
+        return 0
+    return -(-size // (8 if stem == "small" else 32))
+
+
+def sizes(backbone: str, stem: str, method: str, large: int, small: int | None, arguments: dict[str, Any]) -> None:
+    """Whether the network can take crops of so many pixels, and the method has places to compare in their maps."""
+    local = method in ("densecl", "pixpro") or (method == "vicregl" and arguments["alpha"] < 1)
+    for key, size, least in (("large", large, 1 + local), ("small", small, 1)):
+        if size is None or places(backbone, stem, size) >= least:
+            continue
+        enough = next(pixels for pixels in count(size) if places(backbone, stem, pixels) >= least)
+        side = places(backbone, stem, size)
+        why = f"gives {method} maps of {side} x {side} to match the places of" if side else "can't take such crops"
+        raise ValueError(
+            f"views.{key}.size={size}: {backbone} {why}; views.{key}.size={enough} is the next that is right"
+        )
 
 
 def widths(**arguments: Any) -> None:
@@ -62,7 +88,7 @@ def _divides(batch: int, queue: int) -> None:
         )
 
 
-def upright(method: str, turn: float, flip_vertical: float, compat: str | None = None, **_: Any) -> None:
+def upright(method: str, turn: float, flip_vertical: float, compat: object) -> None:
     if method == "vicregl" and compat and (turn or flip_vertical):
         raise ValueError(
             f"method.compat={compat} with views.turn={turn:g}, views.flip_vertical={flip_vertical:g}: the authors' "

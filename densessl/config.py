@@ -292,6 +292,9 @@ class Config(Section):
             raise ValueError(f"views.large.count={self.views.large.count}: two large crops or more are compared")
         checks.crops(self.method.name, method_crops(self.method.name), self.views.large.count, self.views.small.count)
         checks.widths(**self.method.arguments)
+        small = self.views.small.size if self.views.small.count else None
+        network, arguments = (self.backbone.name, self.backbone.stem), self.method.arguments
+        checks.sizes(*network, self.method.name, self.views.large.size, small, arguments)
         if self.method.name in checks.CHECKS:
             checks.CHECKS[self.method.name](self.batch, **self.method.arguments)
         if self.optim.name == "adam" and self.optim.weight_decay and self.method.arguments.get("freeze"):
@@ -310,7 +313,7 @@ class Config(Section):
                 f"data.range has {len(self.data.range)} pairs; one for all or {self.backbone.in_chans} are needed, one "
                 "a channel (backbone.in_chans)"
             )
-        checks.upright(self.method.name, self.views.turn, self.views.flip_vertical, **self.method.arguments)
+        checks.upright(self.method.name, self.views.turn, self.views.flip_vertical, arguments.get("compat"))
         scaled = bool(self.data.range or self.data.percentiles)
         colours = self.photometric.colours(self.backbone.in_chans, scaled)
         checks.photometric(colours, self.photometric.where, self.backbone.in_chans, scaled)

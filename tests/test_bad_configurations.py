@@ -93,7 +93,7 @@ def misspelt(draw: random.Random, word: str) -> str:
 # --- configurations ---
 
 # So small that all which is accepted can be built here; changes come after these and take their place.
-SMALL = ["batch=8", "views.large.size=32", "steps=4", "data.workers=0", "data.path=scenes"]
+SMALL = ["batch=8", "views.large.size=64", "steps=4", "data.workers=0", "data.path=scenes"]
 HEADS = {
     "barlow_twins": ["projector=[16, 8]"],
     "byol": ["projector=[16, 8]", "predictor=[16, 8]"],

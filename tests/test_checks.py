@@ -2,10 +2,14 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
+import torch
 
-from densessl.config import load_config
+from densessl import checks
+from densessl.backbones import Backbone
+from densessl.config import CONFIGS, load_config
 from densessl.errors import UserError
 from densessl.method_source import method_crops, method_names
 from densessl.methods import METHODS
@@ -51,6 +55,54 @@ def test_what_cannot_work_is_refused_with_what_would(words: list[str], told: str
 )
 def test_and_that_works(words: list[str]) -> None:
     load_config("vicreg_r50", with_method("{name: vicreg}", *words))
+
+
+SIZES = [  # a network of each family and stem, and the smallest crop that it takes
+    ("test_convnext", "imagenet", 32),
+    ("convnext_atto_ols", "imagenet", 29),
+    ("test_resnet", "imagenet", 16),
+    ("test_resnet", "small", 16),
+    ("resnetaa34d", "imagenet", 31),
+    ("resnetaa34d", "small", 16),
+    ("resnetblur18", "imagenet", 17),
+    ("resnetblur18", "small", 16),
+]
+
+
+@pytest.mark.parametrize(("name", "stem", "smallest"), SIZES)
+@pytest.mark.parametrize("key", ["large", "small"])
+def test_the_smallest_crop_that_is_let_through_is_the_smallest_that_works(
+    name: str, stem: Any, smallest: int, key: str
+) -> None:
+    words = [f"backbone={{name: {name}, stem: {stem}}}", "views.small={count: 1, size: 96, scale: [0.1, 0.4]}"]
+    assert load_config("vicreg_r50", [*words, f"views.{key}.size={smallest}"])
+    told = (
+        rf"views.{key}.size \(command line\).*equal to 16" if smallest == 16 else rf"views.{key}.size={smallest} is the"
+    )
+    with pytest.raises(UserError, match=told):
+        load_config("vicreg_r50", [*words, f"views.{key}.size={smallest - 1}"])
+    if key == "large":
+        with torch.device("meta"):
+            network = Backbone(name, stem=stem).eval()
+        for size in (15, 16, smallest - 1, smallest, 33, 38, 63, 65):
+            try:
+                side = network(torch.zeros(1, 3, size, size, device="meta"))[-1].shape[-1]
+            except RuntimeError:
+                side = 0
+            assert checks.places(name, stem, size) == side
+
+
+@pytest.mark.parametrize("name", [path.stem for path in CONFIGS.glob("*.yaml")])
+def test_every_recipe_takes_smaller_crops_down_to_what_its_network_and_method_take(name: str) -> None:
+    """Recipes differ in the method, which may need places to compare."""
+    config = load_config(name)
+    local = config.method.name in ("vicregl", "densecl", "pixpro")
+    least = 16 if config.backbone.stem == "small" else 16 + 17 * local
+    if "convnext" in config.backbone.name:
+        least = 32 + 32 * local
+    load_config(name, [f"views.large.size={least}"])
+    with pytest.raises(UserError, match=rf"views.large.size(=\d+: .*={least} is the next| .*equal to 16)"):
+        load_config(name, [f"views.large.size={least - 1}"])
 
 
 def test_the_schema_knows_every_method_and_its_crops() -> None:

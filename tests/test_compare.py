@@ -36,7 +36,7 @@ from densessl.training.log import Pace
 
 SMALL = [
     "backbone={name: test_resnet}",
-    "views.large.size=32",
+    "views.large.size=40",
     "views.large.count=2",
     "batch=16",
     "data.workers=0",

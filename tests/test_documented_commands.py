@@ -27,7 +27,7 @@ from densessl.training.launch import alone
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 300
-TINY = "backbone.name=test_convnext batch=4 steps=2 log_every=1 views.large.size=32 data.workers=0 threads=1"
+TINY = "backbone.name=test_convnext batch=4 steps=2 log_every=1 views.large.size=64 data.workers=0 threads=1"
 HEADS = "method.expander=[16,16] method.projector=[16,16] method.num_matches=[4,2]"
 # What makes a command small, by what is in it: words that are added to it, for each pattern that is found.
 SMALLER = (

@@ -28,7 +28,7 @@ MORE = ["swav, queue"]  # arguments with which more is remembered
 def configuration(case: str, pictures: Path) -> dict[str, Any]:
     name, arguments = CASES[case]
     crops = METHODS[name].crops
-    views = {"large": {"count": 2 + (crops == "large"), "size": 32, "scale": [0.3, 1.0]}}
+    views = {"large": {"count": 2 + (crops == "large"), "size": 40, "scale": [0.3, 1.0]}}
     if crops in ("two and small", "any"):
         views["small"] = {"count": 1, "size": 32, "scale": [0.05, 0.3]}
     changes = {"views": views, "batch": BATCH, "steps": STEPS, "save_every": STOP}

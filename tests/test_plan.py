@@ -334,7 +334,7 @@ def test_several_gpus_share_the_batch() -> None:
 
 # --- this machine -----------------------------------------------------------------------------------------------------
 
-TINY = ["backbone.name=test_convnext", "data.path=scenes", "views.large.size=32", "batch=16", "threads=1"]
+TINY = ["backbone.name=test_convnext", "data.path=scenes", "views.large.size=64", "batch=16", "threads=1"]
 TINY += ["method.expander=[32,32]", "method.projector=[16,16]", "data.workers=1"]
 
 

@@ -75,7 +75,7 @@ def run(folder: Path, labels: Path, *overrides: str, method: str = "vicreg", on:
         "method": {"name": method, **arguments},
         "backbone": {"name": "test_resnet", "drop_path": 0.2},
         "data": {"path": str(labels / "classes" / "train"), "workers": 0},
-        "views": {"large": {"count": 2, "size": 32, "scale": [0.3, 1.0]}},
+        "views": {"large": {"count": 2, "size": 40, "scale": [0.3, 1.0]}},
         "optim": {"name": "adamw", "base_lr": 0.03, "weight_decay": 0.05, "warmup": 0.2},
         "batch": 8,
         "steps": 3,
