@@ -384,17 +384,20 @@ def find_config(name: str) -> Path:
 
 def _method_schema(name: object) -> type[MethodConfig]:
     """The keyword-only arguments of a method's constructor; of none there is, a schema that refuses its name."""
-    if name not in method_names():
-        near = difflib.get_close_matches(str(name), method_names(), n=1)
-        hint = f"; did you mean {near[0]}?" if near else "."
+    words = {"Literal": Literal, "Share": Share, "Positive": Positive, "Count": Width, "Width": Width}
+    words |= {kind.__name__: kind for kind in (int, float, str, bool, tuple)}
+    try:
+        arguments = method_arguments(str(name), words)
+        method_crops(str(name))
+    except UserError as error:
+        said = str(error)
 
         def refuse(_: object) -> str:
-            raise ValueError(f"no method {shown(name)}{hint} Methods: {', '.join(method_names())}")
+            raise ValueError(said)
 
         return create_model("No method", __base__=MethodConfig, name=(Annotated[Any, AfterValidator(refuse)], ...))
-    words = {"Literal": Literal, "Share": Share, "Positive": Positive, "Count": Width}
     fields: dict[str, Any] = {}
-    for key, (kind, default) in method_arguments(str(name), words).items():
+    for key, (kind, default) in arguments.items():
         some = kind == tuple[Width, ...] and default  # a network has a layer at least, unless it may be left out
         fields[key] = (Annotated[kind, Field(min_length=1)] if some else kind, default)
     return create_model(f"{name}'s arguments", __base__=_Arguments, **fields)

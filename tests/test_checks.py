@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,10 +10,10 @@ import torch
 
 from densessl import checks
 from densessl.backbones import Backbone
-from densessl.config import CONFIGS, load_config
+from densessl.config import CONFIGS, load_config, resolved_yaml
 from densessl.errors import UserError
 from densessl.method_source import method_crops, method_names
-from densessl.methods import METHODS
+from densessl.methods import METHODS, find_method
 
 SMALL = "views.small={count: 2, size: 96, scale: [0.1, 0.4]}"
 
@@ -55,6 +56,97 @@ def test_what_cannot_work_is_refused_with_what_would(words: list[str], told: str
 )
 def test_and_that_works(words: list[str]) -> None:
     load_config("vicreg_r50", with_method("{name: vicreg}", *words))
+
+
+INIT = "def __init__(self, backbone, *, width: Count = 3): ..."
+ARGUMENTS = "class A(Method):\n    def __init__(self, b, *, w: "
+OWN_FILES = [  # source, class, and what is said of it
+    (f"class A(Method):\n    {INIT}\n    crops = 'many'", "A", r"m.py:3: crops is one of two, two and small"),
+    (f"class A(Method):\n    {INIT}", "B", "m.py has no class B; name one of it: m.py:A"),
+    (f"class A(Method):\n    {INIT}", "", "name its class: m.py:A"),
+    ("class A(Method):\n    ...", "A", r"m.py:1: A needs an __init__\(self, backbone, \*, \.\.\.\)"),
+    (
+        "class A(Method):\n    def __init__(self, backbone, width=3): ...",
+        "A",
+        r"m.py:2: A.__init__ takes \(self",
+    ),
+    (
+        "class A(Method):\n    def __init__(self, b, *, w: Count, v=3): ...",
+        "A",
+        r"m.py:2: w: an argument .* a type and a",
+    ),
+    (
+        "class A(Method):\n    def __init__(self, b, *, w: Tensor = 3): ...",
+        "A",
+        r"m.py:2: w: the type is made of .*Tensor",
+    ),
+    (
+        "class A(Method):\n    def __init__(self, b, *, w: int = f()): ...",
+        "A",
+        r"m.py:2: w: .* a plain value, not int = f",
+    ),
+    ("class A(Method):\n    def (", "A", r"m.py:2: invalid syntax"),
+    ("\0", "A", r"m.py"),
+]
+
+
+@pytest.mark.parametrize(("source", "word", "told"), OWN_FILES)
+def test_a_file_of_ones_own_that_is_no_method_is_refused_with_its_line(
+    source: str, word: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("m.py").write_text(source)
+    name = f"m.py:{word}" if word else "m.py"
+    with pytest.raises(UserError, match=rf"method.name \(command line\): {told}(.|\n)*bach"):
+        load_config("vicreg_r50", [f"method={{name: {name}}}", "bach=3"])
+
+
+def test_the_schema_of_a_file_of_ones_own_is_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = """
+class Mine(Method):
+    crops: ClassVar[str] = "large"
+
+    def __init__(self, backbone, *, widths: tuple[Count, ...] = (8, 4), norm: Literal["batch", "layer"] | None = None,
+                 share: config.Share = 0.5, pair: tuple[float, int] = (0.5, 2), on: bool = False): ...
+"""
+    Path("m.py").write_text(source)
+    method = "method={name: m.py:Mine, widths: [3], norm: layer}"
+    config = load_config("vicreg_r50", [method, "views.large.count=3"])
+    assert config.method.arguments == {"widths": (3,), "norm": "layer", "share": 0.5, "pair": (0.5, 2), "on": False}
+    Path("config.yaml").write_text(resolved_yaml(config))
+    assert load_config("config.yaml") == config
+    for word, told in (
+        ("widths=[]", "method.widths"),
+        ("widths=[0]", "method.widths"),
+        ("norm=none", "'batch' or 'layer'"),
+        ("share=2", "less than or equal to 1"),
+        ("pair=[1]", "too few values"),
+        ("with=3", r"method.with .*did you mean method.widths\?"),
+        ("xyz=3", r"m.py:Mine has widths=\[8, 4\], norm=null, share=0.5, pair=\[0.5, 2\], on=false"),
+    ):
+        with pytest.raises(UserError, match=told):
+            load_config("config.yaml", [f"method.{word}"])
+    with pytest.raises(UserError, match=r"m.py:Mine takes two large crops or more, and no small ones"):
+        load_config("config.yaml", [SMALL])
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("import nothing_there\n", r"m.py:1: ModuleNotFoundError: No module named 'nothing_there'"),
+        ("x = 1\nx.y\n", r"m.py:2: AttributeError"),
+        ("class Mine: ...\n", r"m.py: Mine is no method: class Mine\(densessl.method.Method\) with a forward is one"),
+        ("from densessl.method import Method\nclass Mine(Method): ...\n", r"m.py: Mine is no method"),
+    ],
+)
+def test_a_file_of_ones_own_that_fails_when_it_is_run_is_named_with_its_line(
+    source: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("m.py").write_text(source)
+    with pytest.raises(UserError, match=told):
+        find_method("m.py:Mine")
 
 
 SIZES = [  # a network of each family and stem, and the smallest crop that it takes

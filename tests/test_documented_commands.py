@@ -32,6 +32,7 @@ HEADS = "method.expander=[16,16] method.projector=[16,16] method.num_matches=[4,
 # What makes a command small, by what is in it: words that are added to it, for each pattern that is found.
 SMALLER = (
     (r"(pretrain|plan|replay|data\.py views).*--cfg vicregl", f"{TINY} {HEADS}"),
+    (r"align_uniform", TINY),
     (r"--cfg vicregl\w+_1gpu|micro_batch", "micro_batch=2"),
     (r"pretrain(?!.*--(resume|print))", "--overwrite"),
     (r"probes\.", "probes.every=1"),
@@ -100,6 +101,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for i, values in enumerate(cells):
             tifffile.imwrite(f"my/cells/{i}.tif", values)
         shards()
+        example = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "adding_a_method.md").read_text(), re.DOTALL)
+        Path("align_uniform.py").write_text(example[1])
         Path("hosts").write_text("localhost slots=2\n")
         Path("bin").mkdir()
         (ssh := Path("bin", "ssh")).write_text("#!/bin/sh\necho 127.0.0.1\n")  # answers `hostname` and `hostname -I`

@@ -75,7 +75,7 @@ def run(folder: Path, labels: Path, *overrides: str, method: str = "vicreg", on:
         "method": {"name": method, **arguments},
         "backbone": {"name": "test_resnet", "drop_path": 0.2},
         "data": {"path": str(labels / "classes" / "train"), "workers": 0},
-        "views": {"large": {"count": 2, "size": 40, "scale": [0.3, 1.0]}},
+        "views": {"large": {"count": 2, "size": 32, "scale": [0.3, 1.0]}},
         "optim": {"name": "adamw", "base_lr": 0.03, "weight_decay": 0.05, "warmup": 0.2},
         "batch": 8,
         "steps": 3,
@@ -98,8 +98,8 @@ def metrics(folder: Path) -> list[dict[str, float]]:
 @pytest.mark.parametrize(
     ("method", "overrides"),
     [
-        ("vicregl", ["backbone.name=test_convnext"]),
-        ("vicregl", ["backbone.name=test_convnext", "zero=1"]),
+        ("vicregl", ["backbone.name=test_convnext", "views.large.size=64"]),
+        ("vicregl", ["backbone.name=test_convnext", "views.large.size=64", "zero=1"]),
         ("simsiam", []),
         ("dino", ["optim.clip=1.0"]),
     ],

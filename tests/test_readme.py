@@ -1,34 +1,43 @@
 """What the README and docs/ show beside commands works as it stands there."""
 
 import ast
+import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import test_method_equations
 import torch
+from short_runs import run, small_scenes
 from test_methods import random_views
 from torch.nn import functional as F
 
 from densessl.backbone_file import find_backbone
 from densessl.backbones import Backbone, pooled
+from densessl.config import load_config
+from densessl.errors import UserError
 from densessl.export import EXPORTERS
-from densessl.methods import METHODS
+from densessl.methods import METHODS, find_method
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *ROOT.glob("docs/*.md"))}
 
 
-def test_the_method_that_is_added_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+ITS_FILE, ITS_TEST = re.findall(r"```python\n(.*?)```", DOCUMENTS["adding_a_method.md"], re.DOTALL)
+OWN = "align_uniform.py:AlignUniform"
+
+
+def test_the_method_that_is_added_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the test that is shown with it passes."""
-    its_file, its_test = re.findall(r"```python\n(.*?)```", DOCUMENTS["adding_a_method.md"], re.DOTALL)
-    exec(its_file, found := dict[str, Any]())
-    monkeypatch.setitem(METHODS, "align_uniform", found["AlignUniform"])
-    exec(its_test, tests := vars(test_method_equations) | {"F": F})
+    monkeypatch.chdir(tmp_path)
+    Path("align_uniform.py").write_text(ITS_FILE)
+    monkeypatch.setitem(METHODS, "align_uniform", find_method(OWN))
+    exec(ITS_TEST, tests := vars(test_method_equations) | {"F": F})
     tests["test_align_uniform"]()
     torch.manual_seed(0)
-    method = found["AlignUniform"](Backbone("test_convnext"), projector=(32, 16))
+    method: Any = find_method(OWN)(Backbone("test_convnext"), projector=(32, 16))
     views = random_views(small=0)
     terms = method(views)
     sum(terms.values()).backward()
@@ -37,6 +46,27 @@ def test_the_method_that_is_added_is_one(monkeypatch: pytest.MonkeyPatch) -> Non
     assert terms["alignment"].item() == pytest.approx(((a - b) ** 2).sum(1).mean().item(), rel=1e-6)
     pairs = torch.stack([torch.exp(-2 * ((x - y) ** 2).sum()) for z in (a, b) for x in z for y in z])
     assert terms["uniformity"].item() == pytest.approx(pairs.mean().log().item(), rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_it_trains_and_resumes_from_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("align_uniform.py").write_text(ITS_FILE)
+    Path("pictures").mkdir()
+    change = {"method": {"name": OWN, "projector": [16, 8], "t": 3.0}, "data": {"path": "pictures", "workers": 0}}
+    words = ["steps=4", "save_every=2", "health_every=0", "watched=0", "batch=8", "log_every=1"]
+    small_scenes(Path("pictures"), 8)
+    run(tmp_path, Path("pictures"), change, *words)
+    (folder,) = tmp_path.glob("run-*")
+    assert load_config(str(folder / "config.yaml")).method.arguments == {"projector": (16, 8), "t": 3.0}
+    losses = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert all(line["loss"] == pytest.approx(line["alignment"] + line["uniformity"]) for line in losses)
+    shutil.rmtree(folder / "state" / "step0000004")
+    run(tmp_path, Path("pictures"), change, *words, resume=True)
+    again = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["loss"] for line in again] == [line["loss"] for line in losses]
+    with pytest.raises(UserError, match=r"method.t: 3.0 in the run, 2.0 now"):
+        run(tmp_path, Path("pictures"), change, *words, "method.t=2.0", f"run={json.dumps(str(folder))}", resume=True)
 
 
 def test_every_configuration_that_is_named_exists() -> None:

@@ -23,11 +23,14 @@ import yaml
 
 from densessl.backbone_file import find_backbone, init_backbone
 from densessl.backbones import Backbone
+from densessl.commands.pretrain import main as pretrain_command
+from densessl.compare.rows import compose, read_words
 from densessl.config import load_config
 from densessl.data.decoding import Unreadable, decode
 from densessl.data.sources import index_file, open_source
 from densessl.detection import state
 from densessl.errors import UserError
+from densessl.methods import find_method
 from densessl.segmentation.datasets.files import read_mask, read_picture
 from densessl.training import checkpoint
 from densessl.training.pretrain import pretrain
@@ -339,9 +342,10 @@ def test_yaml_that_would_run_code_is_refused(tmp_path: Path, trap: None) -> None
 
 # --- the source -------------------------------------------------------------------------------------------------------
 
-PICKLES = {  # where they are used, and why none of it comes from a user's file
+ALLOWED = {  # where they are used, and why none of it comes from a user's file, but for that which is the user's code
     "benchmark/processes.py": {"loads"},  # of processes that it started, in a folder that only its user can enter
     "foreign/state_file.py": {"Unpickler"},  # of which find_class allows names of its own
+    "methods/__init__.py": {"exec_module"},  # of the file that method.name names; the next test says when
 }
 
 
@@ -370,6 +374,8 @@ def faults(source: str) -> set[str]:
         module, _, last = name.rpartition(".")
         if name == "torch.load" and given.get("weights_only") != "True":
             found.add(name)
+        if last in ("exec_module", "load_module", "run_path", "run_module") or name in ("eval", "exec", "__import__"):
+            found.add(last)
         if name in ("yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.full_load", "os.system", "os.popen"):
             found.add(name)
         if module in ("pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve") and last in (
@@ -394,7 +400,7 @@ def faults(source: str) -> set[str]:
 
 @pytest.mark.parametrize("file", sorted((ROOT / "densessl").rglob("*.py")), ids=lambda f: str(f.relative_to(ROOT)))
 def test_the_source_loads_nothing_that_can_run_code(file: Path) -> None:
-    allowed = PICKLES.get(str(file.relative_to(ROOT / "densessl")), set())
+    allowed = ALLOWED.get(str(file.relative_to(ROOT / "densessl")), set())
     assert faults(file.read_text()) == allowed
 
 
@@ -413,10 +419,49 @@ def test_the_source_loads_nothing_that_can_run_code(file: Path) -> None:
         "import urllib.request\nurllib.request.urlopen(f)",
         "import timm\ntimm.create_model('resnet18', pretrained=True)",
         "import subprocess\nsubprocess.run(f, shell=True)",
+        "eval(text)",
+        "import runpy\nrunpy.run_path(f)",
+        "spec.loader.exec_module(module)",
     ],
 )
 def test_faults_are_found(source: str) -> None:
     assert faults(source)
+
+
+METHOD = """\
+import os
+from densessl.config import Count
+from densessl.method import Method
+
+os.mkdir(os.environ["TRAP"])
+
+
+class Mine(Method):
+    def __init__(self, backbone, *, width: Count = os.mkdir(os.environ["TRAP"])):
+        ...
+
+    def forward(self, views): ...
+"""
+
+
+def test_the_file_of_a_method_is_run_by_what_trains_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRAP", str(sprung := tmp_path / "sprung"))
+    words = ["vicreg_r50", "data.path=scenes", "method={name: mine.py:Mine}"]
+    for text in (METHOD, METHOD.replace("Count = os", "(os.mkdir('sprung') or int) = os")):
+        Path("mine.py").write_text(text)
+        with pytest.raises(UserError, match=r"mine.py:9: width: .* a plain value, not .* = os.mkdir"):
+            load_config(words[0], words[1:])
+    Path("mine.py").write_text(METHOD.replace('os.mkdir(os.environ["TRAP"])):', "3):"))
+    assert pretrain_command(["--cfg", *words, "--print"]) == 0
+    assert compose(read_words(words), "steps=3")[0].config.method.arguments == {"width": 3}
+    assert not sprung.exists()
+    find_method("mine.py:Mine")
+    assert sprung.exists()
+    with pytest.raises(UserError, match=r"mine.py:5: FileExistsError"):
+        find_method("mine.py:Mine")
 
 
 # --- the network ------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from densessl.benchmark.report import table
 from densessl.config import Config
 from densessl.device import find_device, free_memory
 from densessl.matching import Matches, crop_pairs, matches
-from densessl.methods import METHODS
+from densessl.methods import find_method
 from densessl.methods.vicreg import invariance_of_pairs
 from densessl.training import distributed
 
@@ -51,7 +51,7 @@ def measure(cfg: Config, sizes: Sizes, device: str, *, repeats: int) -> dict[str
 def parameters(cfg: Config) -> int:
     with torch.device("meta"):
         backbone = Backbone(cfg.backbone.name, in_chans=cfg.backbone.in_chans, stem=cfg.backbone.stem)
-        method = METHODS[cfg.method.name](backbone, **cfg.method.arguments)
+        method = find_method(cfg.method.name)(backbone, **cfg.method.arguments)
     return sum(p.numel() for p in method.parameters() if p.requires_grad)
 
 

@@ -7,7 +7,7 @@ import torch
 from densessl.backbone_file import init_backbone
 from densessl.backbones import Backbone
 from densessl.config import Config
-from densessl.methods import METHODS
+from densessl.methods import find_method
 from densessl.training.batch_norm import synchronise_batch_norm
 from densessl.training.engine import Engine
 from densessl.training.optim import build_optimizer
@@ -28,7 +28,7 @@ def assemble(cfg: Config, device: torch.device, pictures: int, *, init: bool = T
         checkpointing=cfg.backbone.checkpointing,
     )
     origin = init_backbone(backbone, cfg.backbone.init) if cfg.backbone.init and init else "random weights"
-    method = METHODS[cfg.method.name](backbone, **cfg.method.arguments)
+    method = find_method(cfg.method.name)(backbone, **cfg.method.arguments)
     method.begin(pictures=pictures, batch=cfg.batch)
     for module in method.modules():
         if isinstance(module, Backbone):
