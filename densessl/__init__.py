@@ -15,6 +15,7 @@ _NAMES = {
     "UserError": "densessl.errors",
     "criteria": "densessl.criteria",
     "load_backbone": "densessl.backbone_file",
+    "losses": "densessl.losses",
     "matching": "densessl.matching",
     "methods": "densessl.methods",
     "pretrain": "densessl.training.start",

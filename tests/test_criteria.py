@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from densessl import criteria
-from densessl.methods.vicreg import invariance_of_pairs, variance_and_covariance
+from densessl.terms import invariance_of_pairs, variance_and_covariance
 
 
 def naive_variance(z: Tensor, gamma: float = 1.0) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from densessl import criteria
+from densessl import losses as ours
 from densessl.backbones import Backbone, pooled
 from densessl.data.views import View, Views
 from densessl.heads import on_cells
@@ -124,6 +125,19 @@ def test_the_most_similar_place() -> None:
     """DenseCL's correspondence."""
     a, b, values = rows(3, 7, 5), rows(3, 7, 5, seed=1), rows(3, 7, 2, seed=2)
     assert torch.equal(take(values, criteria.similarity(a, b).argmax(2)), utils.select_most_similar(a, b, values))
+
+
+@pytest.mark.parametrize(("n", "dim"), SIZES)
+def test_losses_for_a_loop_of_ones_own(n: int, dim: int) -> None:
+    """Their defaults too, but SimCLR's temperature, which lightly has at 0.5."""
+    a, b, c = rows(n, dim), rows(n, dim, seed=1), rows(n, dim, seed=2)
+    same(ours.vicreg(a, b), losses.VICRegLoss()(a, b), [a, b])
+    same(ours.barlow_twins(a, b, lambd=5e-3), losses.BarlowTwinsLoss()(a, b), [a, b])
+    same(ours.simclr(a, b, tau=0.5), losses.NTXentLoss()(a, b), [a, b])
+    same(ours.negative_cosine(a, b), losses.NegativeCosineSimilarity()(a, b.detach()), [a])
+    words = F.normalize(rows(7, dim, seed=3)).detach()
+    scores = [F.normalize(each) @ words.T for each in (a, b, c)]
+    same(ours.swav([a, b, c], words), losses.SwaVLoss()(scores[:2], scores[2:]), [a, b, c])
 
 
 # --- targets ----------------------------------------------------------------------------------------------------------

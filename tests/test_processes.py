@@ -8,6 +8,8 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from test_criteria import rows_of
+from test_losses import WORDS, N, every_loss
 from test_methods import CASES, advance, build, double, views_for
 
 from densessl.data.views import View, Views
@@ -42,6 +44,7 @@ def process(rank: int, port: int, folder: str) -> None:
             gradient /= 2
         if rank == 0:
             torch.save((terms, gradients), Path(folder) / f"{number}.pt")
+    torch.save(every_loss(rank), Path(folder) / f"losses{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -70,3 +73,16 @@ def test_two_processes_equal_one(case: str, backbone: str, two_processes: Path) 
     for (key, expected_gradient), gradient in zip(trained, gradients, strict=True):
         # Biases before batch statistics have no gradient but rounding: they are measured against the whole.
         assert (gradient - expected_gradient).norm() <= 1e-5 * max(expected_gradient.norm(), 1e-2 * whole.norm()), key
+
+
+def test_losses_of_two_processes_are_those_of_the_whole_batch(two_processes: Path) -> None:
+    """After the mean over processes, which DistributedDataParallel takes."""
+    whole, parts = every_loss(), [torch.load(two_processes / f"losses{rank}.pt") for rank in range(2)]
+    torch.testing.assert_close(whole["center"][0], 0.9 + 0.1 * torch.cat(rows_of([(N, WORDS)] * 2)).mean(0))
+    for name, (value, gradients) in whole.items():
+        (a, of_a), (b, of_b) = (part[name] for part in parts)
+        torch.testing.assert_close((a + b) / 2, value)
+        for gradient, first, second in zip(gradients, of_a, of_b, strict=True):
+            shared = first.shape == gradient.shape  # prototypes, which every process has
+            mean = (first + second) / 2 if shared else torch.cat([first, second]) / 2
+            torch.testing.assert_close(mean, gradient)

@@ -20,7 +20,7 @@ from densessl.config import Config
 from densessl.device import find_device, free_memory
 from densessl.matching import Matches, crop_pairs, matches
 from densessl.methods import find_method
-from densessl.methods.vicreg import invariance_of_pairs
+from densessl.terms import invariance_of_pairs
 from densessl.training import distributed
 
 PROCESSES = (1, 2, 8, 64, 512)

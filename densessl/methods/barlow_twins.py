@@ -4,13 +4,13 @@ from typing import Literal
 
 from torch import Tensor
 
-from densessl import criteria
 from densessl.backbones import Backbone, pooled
 from densessl.config import Count
 from densessl.data.views import Views
 from densessl.heads import each, mlp
+from densessl.losses import barlow_twins_of_standardised
 from densessl.method import Method
-from densessl.training.distributed import gather, world_size
+from densessl.training.distributed import world_size
 
 
 class BarlowTwins(Method):
@@ -38,7 +38,7 @@ class BarlowTwins(Method):
     def forward(self, views: Views) -> dict[str, Tensor]:
         a, b = each(self.projector, map(pooled, self.maps(views.large)))
         self.show("global", a, b)
-        loss = criteria.barlow_twins(a, b, self.lambd, gather(a.detach()), gather(b.detach()))
+        loss = barlow_twins_of_standardised(a, b, self.lambd)
         if self.official:
             loss = loss.detach() + (loss - loss.detach()) / world_size()
         return {"barlow_twins": loss}

@@ -2,17 +2,16 @@
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
-from densessl import criteria
+from densessl import losses
 from densessl.backbones import Backbone, pooled
 from densessl.config import Count, Share
 from densessl.data.views import Views
 from densessl.heads import each, mlp
 from densessl.method import Method
-from densessl.methods.vicreg import regularisers
 from densessl.momentum import Target, rising
+from densessl.terms import regularisers
 
 
 class BYOL(Method):
@@ -45,9 +44,9 @@ class BYOL(Method):
     def forward(self, views: Views) -> dict[str, Tensor]:
         z = each(self.projector, map(pooled, self.maps(views.large)))
         self.show("global", *z)
-        targets = self.target(view.image for view in reversed(views.large))
-        losses = [2 - 2 * criteria.cosine(p, t) for p, t in zip(each(self.predictor, z), targets, strict=True)]
-        return {"byol": torch.stack(losses).sum(), **regularisers(z, self.mu, self.nu)}
+        t2, t1 = self.target(view.image for view in reversed(views.large))
+        p1, p2 = each(self.predictor, z)
+        return {"byol": losses.byol(p1, p2, t1, t2), **regularisers(z, self.mu, self.nu)}
 
     def update(self) -> None:
         tau = rising(self.tau, self.progress) if self.schedule == "cosine" else self.tau

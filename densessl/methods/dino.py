@@ -4,16 +4,15 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from densessl import criteria
 from densessl.backbones import Backbone, pooled
 from densessl.config import Count, Positive, Share
 from densessl.data.views import Views
 from densessl.heads import each, held, mlp
+from densessl.losses import mean_of_everyone, predicted
 from densessl.method import Method
 from densessl.momentum import Target, rising
-from densessl.training.distributed import gather
 
 
 class DINO(Method):
@@ -64,14 +63,8 @@ class DINO(Method):
         tau = self.tau_t[0] + (self.tau_t[1] - self.tau_t[0]) * share
         scores = (teacher - self.center) / tau
         self.show("prototypes", scores)
-        losses = [
-            F.cross_entropy(s, t.softmax(1))
-            for i, t in enumerate(scores.chunk(len(views.large)))
-            for j, s in enumerate(student)
-            if i != j
-        ]
-        self.mean = gather(teacher.mean(0, keepdim=True)).mean(0)
-        return {"dino": torch.stack(losses).mean()}
+        self.mean = mean_of_everyone(teacher)
+        return {"dino": predicted(student, scores.softmax(1).chunk(len(views.large)))}
 
     def update(self) -> None:
         self.center.lerp_(self.mean, 1 - self.kept)

@@ -4,7 +4,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from densessl import criteria
+from densessl import losses
 from densessl.backbones import Backbone, pooled
 from densessl.config import Count, Positive, Share
 from densessl.data.views import Views
@@ -47,7 +47,7 @@ class MoCoV2(Method):
         (key,) = self.target.shuffled(lambda image: tuple(self.target([image])), b.image)
         self.show("global", query, key)
         self.keys = gather(key)
-        return {"info_nce": criteria.info_nce(query, key, self.queue(), self.tau)}
+        return {"info_nce": losses.info_nce(query, key, self.queue(), self.tau)}
 
     def update(self) -> None:
         self.queue.push(self.keys)

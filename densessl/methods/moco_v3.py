@@ -2,17 +2,15 @@
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
-from densessl import criteria
+from densessl import losses
 from densessl.backbones import Backbone, pooled
 from densessl.config import Count, Positive, Share
 from densessl.data.views import Views
 from densessl.heads import each, mlp
 from densessl.method import Method
 from densessl.momentum import Target, rising
-from densessl.training.distributed import gather, rank
 
 
 class MoCoV3(Method):
@@ -39,12 +37,10 @@ class MoCoV3(Method):
         self.momentum, self.tau = momentum, tau
 
     def forward(self, views: Views) -> dict[str, Tensor]:
-        queries = each(self.predictor, each(self.projector, map(pooled, self.maps(views.large))))
-        self.show("global", *queries)
-        keys = map(gather, self.target(view.image for view in reversed(views.large)))
-        pairs = zip(queries, keys, strict=True)
-        losses = [criteria.contrast(q, k, self.tau, rank() * len(q)) for q, k in pairs]
-        return {"contrast": 2 * self.tau * torch.stack(losses).sum()}
+        q1, q2 = each(self.predictor, each(self.projector, map(pooled, self.maps(views.large))))
+        self.show("global", q1, q2)
+        k2, k1 = self.target(view.image for view in reversed(views.large))
+        return {"contrast": losses.moco_v3(q1, q2, k1, k2, self.tau)}
 
     def update(self) -> None:
         momentum = rising(self.momentum, self.progress)

@@ -4,13 +4,12 @@ from typing import Literal
 
 from torch import Tensor
 
-from densessl import criteria
+from densessl import losses
 from densessl.backbones import Backbone, pooled
 from densessl.config import Count, Positive
 from densessl.data.views import Views
 from densessl.heads import each, mlp
 from densessl.method import Method
-from densessl.training.distributed import gather, rank
 
 
 class SimCLR(Method):
@@ -32,4 +31,4 @@ class SimCLR(Method):
     def forward(self, views: Views) -> dict[str, Tensor]:
         a, b = each(self.projector, map(pooled, self.maps(views.large)))
         self.show("global", a, b)
-        return {"nt_xent": criteria.nt_xent(a, b, self.tau, gather, first=rank() * len(a))}
+        return {"nt_xent": losses.simclr(a, b, self.tau)}

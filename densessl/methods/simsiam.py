@@ -4,13 +4,13 @@ from typing import Literal
 
 from torch import Tensor
 
-from densessl import criteria
+from densessl import losses
 from densessl.backbones import Backbone, pooled
 from densessl.config import Count
 from densessl.data.views import Views
 from densessl.heads import each, mlp
 from densessl.method import Method
-from densessl.methods.vicreg import regularisers
+from densessl.terms import regularisers
 
 
 class SimSiam(Method):
@@ -42,5 +42,4 @@ class SimSiam(Method):
         a, b = each(self.projector, map(pooled, self.maps(views.large)))
         self.show("global", a, b)
         p, q = each(self.predictor, [a, b])
-        agreement = criteria.cosine(p, b.detach()) + criteria.cosine(q, a.detach())
-        return {"simsiam": -agreement / 2, **regularisers([a, b], self.mu, self.nu)}
+        return {"simsiam": losses.simsiam(p, q, a, b), **regularisers([a, b], self.mu, self.nu)}

@@ -4,16 +4,16 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from densessl import criteria
 from densessl.backbones import Backbone, pooled
 from densessl.config import Count, Positive, Share
 from densessl.data.views import Views
 from densessl.heads import each, held, mlp
+from densessl.losses import predicted, swav_codes
 from densessl.memory import Queue
 from densessl.method import Method
-from densessl.training.distributed import gather, own
+from densessl.training.distributed import gather
 
 
 class SwAV(Method):
@@ -61,24 +61,20 @@ class SwAV(Method):
         prototypes = held(self.prototypes.weight, free=self.progress >= self.freeze)
         scores = criteria.similarity(torch.cat(z), prototypes).chunk(len(z))
         self.show("prototypes", scores[0] / self.tau)
-        losses = []
         self.newest: list[Tensor] = []  # of each large crop, for its queue
-        for i in range(len(views.large)):
-            codes = self._codes(gather(z[i].detach()), i)
-            losses += [F.cross_entropy(s / self.tau, codes) for j, s in enumerate(scores) if j != i]
-        return {"swav": torch.stack(losses).mean()}
+        codes = [self._codes(gather(z[i].detach()), i) for i in range(len(views.large))]
+        return {"swav": predicted(scores, codes, self.tau)}
 
     def _codes(self, everyone: Tensor, view: int) -> Tensor:
         """This process's rows of the codes (N, prototypes) of everyone's embeddings (N, D)."""
-        rows = everyone
+        earlier = None
         if self.queues and self.progress >= self.queue_from:
             queue = self.queues[view]
             assert isinstance(queue, Queue)
             if queue.full:
-                rows = torch.cat([everyone, queue()])
+                earlier = queue()
             self.newest.append(everyone)
-        scores = criteria.similarity(rows, self.prototypes.weight.detach())
-        return own(criteria.sinkhorn(scores, self.epsilon, self.iterations)[: len(everyone)])
+        return swav_codes(everyone, self.prototypes.weight, self.epsilon, self.iterations, earlier)
 
     def update(self) -> None:
         for queue, rows in zip(self.queues, self.newest, strict=False):  # none before queue_from

@@ -1,19 +1,16 @@
 """VICReg. Bardes, Ponce, LeCun 2022, https://arxiv.org/abs/2105.04906."""
 
-from collections.abc import Callable
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from densessl import criteria
 from densessl.backbones import Backbone, pooled
 from densessl.config import Count
 from densessl.data.views import Views
 from densessl.heads import each, mlp, norm_like
 from densessl.method import Method
-from densessl.training.distributed import gathering, rank
+from densessl.terms import invariance_of_pairs, regularisers
 
 
 class VICReg(Method):
@@ -75,34 +72,3 @@ class VICReg(Method):
             z[i::parts] = each(expander, map(pooled, maps))
         z = [self.standardise(rows) for rows in z]
         return [F.normalize(rows.float(), dim=1) for rows in z] if self.unit else z
-
-
-def invariance_of_pairs(predictions: list[Tensor], embeddings: list[Tensor], pivots: int) -> Tensor:
-    """Invariance averaged over all (pivot, other) pairs of views; a (n, D) for each view, the ``pivots`` first."""
-    pairs = [(i, j) for i in range(pivots) for j in range(len(embeddings)) if i != j]
-    return torch.stack([criteria.invariance(predictions[i], embeddings[j]) for i, j in pairs]).mean()
-
-
-def regularisers(embeddings: list[Tensor], mu: float, nu: float, gamma: float = 1.0) -> dict[str, Tensor]:
-    """Variance averaged over the views (n, D), covariance summed over two, as in the code; none where both weigh 0."""
-    if not mu and not nu:
-        return {}
-    v, c = variance_and_covariance(embeddings, gamma)()
-    return {"variance": mu * v, "covariance": 2 * nu * c}
-
-
-def variance_and_covariance(views: list[Tensor], gamma: float = 1.0) -> Callable[[], tuple[Tensor, Tensor]]:
-    """Begin to send this process's ``views``, each (n, D); a call of what this gives waits for everyone's and computes
-    both over everyone's pictures, averaged over the views.
-    """
-    n, rows = len(views[0]), torch.cat(views)
-    everyones_rows = gathering(rows)
-
-    def found() -> tuple[Tensor, Tensor]:
-        everyone = everyones_rows()
-        # They lie process after process, and in each view after view.
-        places = torch.arange(len(everyone), device=rows.device).view(-1, len(views), n).mT.flatten(0, 1)
-        v, c = criteria.variance_and_covariance(rows, places[:n], everyone, places, rank() * n, gamma)
-        return v.mean(), c.mean()
-
-    return found

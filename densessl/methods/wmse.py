@@ -1,18 +1,16 @@
 """W-MSE. Ermolov, Siarohin, Sangineto, Sebe 2021, https://arxiv.org/abs/2007.06346."""
 
-from itertools import combinations
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from densessl import criteria
+from densessl import losses
 from densessl.backbones import Backbone, pooled
 from densessl.config import Count, Share
 from densessl.data.views import Views
 from densessl.heads import mlp
 from densessl.method import Method
-from densessl.training.distributed import gather, permutation
 
 
 class WMSE(Method):
@@ -43,16 +41,7 @@ class WMSE(Method):
         self.w_size, self.w_iter, self.eps, self.distance = w_size, w_iter, eps, distance
 
     def forward(self, views: Views) -> dict[str, Tensor]:
-        z = self.projector(torch.cat([pooled(m) for m in self.maps(views.large)]))
-        self.show("global", *z.chunk(len(views.large)))
-        z = gather(z.unflatten(0, (len(views.large), -1)).transpose(0, 1)).transpose(0, 1)  # (V, N, D)
-        rounds = [self._round(z[:, permutation(z.shape[1], z.device)]) for _ in range(self.w_iter)]
-        return {"wmse": torch.stack(rounds).mean()}
-
-    def _round(self, z: Tensor) -> Tensor:
-        white = criteria.whitened(z.unflatten(1, (-1, self.w_size)), self.eps)  # (V, sub-batch, w_size, D)
-        if self.distance == "cosine":
-            pairs = [2 - 2 * criteria.cosine(a, b) for a, b in combinations(white, 2)]
-        else:
-            pairs = [criteria.invariance(a, b) for a, b in combinations(white, 2)]
-        return torch.stack(pairs).mean()
+        z = self.projector(torch.cat([pooled(m) for m in self.maps(views.large)])).chunk(len(views.large))
+        self.show("global", *z)
+        loss = losses.wmse(*z, w_size=self.w_size, w_iter=self.w_iter, eps=self.eps, distance=self.distance)
+        return {"wmse": loss}
