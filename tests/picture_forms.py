@@ -89,6 +89,10 @@ def _pillow() -> dict[str, Form]:
             ("BMP", "grey", grey, "L", {}),
             ("BMP", "palette", few, "RGB", {}),
             ("GIF", "palette", few, "RGB", {}),
+            ("GIF", "animated", few, "RGB", {"save_all": True, "append_images": [rgb.rotate(180).quantize(9)]}),
+            ("PPM", "RGB", rgb, "RGB", {}),
+            ("PPM", "grey", grey, "L", {}),
+            ("PPM", "1 bit", bits, "L", {}),
             ("TIFF", "RGB", rgb, "RGB", {}),
             ("TIFF", "LZW", rgb, "RGB", {"compression": "tiff_lzw"}),
             ("TIFF", "packbits", rgb, "RGB", {"compression": "packbits"}),
@@ -127,6 +131,10 @@ def _sixteen() -> dict[str, Form]:
     for channels, name in ((1, "grey"), (3, "RGB"), (4, "RGBA")):
         picture = values(channels, "uint16")
         bgr = picture[..., [2, 1, 0, 3][:channels]] if channels > 1 else picture
+        if channels < 4:
+            found[f"PNM 16 bit {name}"] = Form(
+                cv2.imencode(".ppm" if channels > 1 else ".pgm", bgr)[1].tobytes(), picture
+            )
         found[f"PNG 16 bit {name}"] = Form(cv2.imencode(".png", bgr)[1].tobytes(), picture, channels == 4)
     return found
 

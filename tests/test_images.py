@@ -172,6 +172,52 @@ def test_turn_is_that_of_pillow_wherever_it_is_told(orientation):
         assert decode(data, name, Pixels(upright=False)).shape == (24, 36, 3)
 
 
+IMAGES = {
+    **{"a.JFIF": "JPEG", "b.jpe": "JPEG", "c.pgm": "PPM", "d.gif": "GIF", "e.dib": "BMP", "f.mpo": "JPEG"},
+    **{"none": "PNG", "v1.2 final": "WEBP", "img.0001": "BMP", "img.0002": "TIFF", "x.dat": "GIF", "y.pnm": "PPM"},
+}
+
+
+def test_images_are_found_whatever_their_endings_and_what_is_left_out_is_counted(tmp_path: Path, pixels) -> None:
+    """As they are read by Pillow."""
+    gray = Image.fromarray(pixels).convert("L")
+    for name, form in IMAGES.items():
+        (tmp_path / name).write_bytes(encoded(gray, form))
+    others = {
+        **{"a.txt": encoded(gray, "PNG"), "b.txt": b"x", "c.NEF": encoded(gray, "TIFF"), "Thumbs.db": b"\xd0\xcf"},
+        **{
+            "sound": b"RIFF\x24\0\0\0WAVEfmt ",
+            "letter": b"BMW is a car, and no image",
+            "code.p": b"P6 is a chip",
+            "e": b"",
+        },
+        **{".hidden.png": encoded(gray, "PNG"), "._a.jpg": b"\0\5\x16\7"},
+    }
+    for name, data in others.items():
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / ".thumbnails").mkdir()
+    (tmp_path / "dangling").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe")  # which isn't waited for
+    found = open_pictures(str(tmp_path))
+    assert names(found) == sorted(IMAGES)
+    for row in range(len(found)):
+        with Image.open(found.source.file(row)) as image:
+            truth = np.array(image.convert("RGB"))
+        assert np.abs(found.read(row).astype(int) - truth).max() <= 3
+    assert found.source.contents.taken == {
+        **{f".{name}": 1 for name in ("jfif", "jpe", "pgm", "gif", "dib", "mpo", "dat", "pnm")},
+        "without an ending": 4,
+    }
+    assert str(found.source.contents).endswith("; left out: 5 without an ending, 3 hidden, 2 .txt, 1 .db, 1 .nef, 1 .p")
+
+
+def test_endings_without_end_are_counted_together(tmp_path: Path, pixels) -> None:
+    (tmp_path / "list.txt").write_text("".join(f"a.{n:x}x\n" for n in range(1000)))
+    contents = find_files(str(tmp_path / "list.txt")).contents
+    assert (len(contents.taken), contents.taken.total()) == (201, 1000)
+    assert str(contents).count(",") == 8
+
+
 def huge_png() -> bytes:
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -186,7 +232,7 @@ def broken(picture: Image.Image) -> dict[str, bytes]:
     png = encoded(picture, "PNG")
     cut = {
         f"cut {form}": encoded(picture, form)[: len(encoded(picture, form)) * 2 // 3]
-        for form in ("PNG", "WEBP", "TIFF", "BMP", "JPEG")
+        for form in ("PNG", "WEBP", "TIFF", "BMP", "JPEG", "GIF", "PPM")
     }
     floats = cv2.imencode(".tif", np.zeros((4, 4), np.float32))[1].tobytes()
     return cut | {

@@ -151,8 +151,73 @@ def test_what_is_no_tar_is_named(tmp_path):
         assert str(error.value).startswith(str(tmp_path / "bad.tar"))
     with pytest.raises(UserError, match=r"none\.tar: can't be read \(No such file"):
         Shards([str(tmp_path / "none.tar")])
-    with pytest.raises(UserError, match=r"empty\.tar: no pictures KEY\.jpg.*found 2 \.txt, 1 \.mp4"):
+    with pytest.raises(UserError, match=r"empty\.tar: no pictures \(found 2 \.txt, 1 \.mp4\)"):
         Shards([write(tmp_path / "empty.tar", {"a.txt": b"", "b.txt": b"", "b.mp4": b"", "a.cls": b"1"})])
+
+
+def test_names_with_dots_and_unknown_endings_are_pictures_too(tmp_path):
+    """A class is found by the whole name and by the part before the first dot."""
+    jpeg = picture(5, "jpeg")
+    files = {
+        **{
+            "track 1.0 v1.2.jpg": jpeg,
+            "track 1.0 v1.2.cls": b"1",
+            "track 2.0 v1.2.jpg": jpeg,
+            "track 2.0 v1.2.cls": b"2",
+        },
+        **{"3.left.png": picture(3), "3.right.png": picture(4), "3.cls": b"3"},
+        **{"d.e/4.jfif": jpeg, "d.e/4.cls": b"4", "d.e/5": picture(5, "gif"), "d.e/5.cls": b"5"},
+    }
+    shards = Shards([write(tmp_path / "a.tar", files)])
+    assert shards.labels().tolist() == [1, 2, 3, 3, 4, 5]
+    assert [read(shards, i).shape[1] for i in range(6)] == [25, 25, 23, 24, 25, 25]
+    assert str(shards.contents) == "2 .jpg, 2 .png, 1 .jfif, 1 without an ending"
+
+
+def test_what_says_something_of_a_picture_is_none_and_is_counted(tmp_path):
+    """As WebDataset has masks."""
+    files = {
+        "1.seg.png": picture(9),
+        "1.jpg": picture(1, "jpeg"),
+        "1.json": b"{}",
+        "._1.jpg": b"x",
+        "2.seg.png": picture(2),
+    }
+    file = write(tmp_path / "a.tar", files)
+    with tarfile.open(file, "a") as tar:
+        for kind, name in ((tarfile.LNKTYPE, "3.jpg"), (tarfile.SYMTYPE, "4.jpg"), (tarfile.FIFOTYPE, "5.jpg")):
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname = kind, "1.jpg"
+            tar.addfile(entry)
+    shards = Shards([file])
+    assert [read(shards, i).shape[1] for i in range(len(shards))] == [21, 22]
+    wanted = "left out: 2 links, 1 .json, 1 .seg.png, 1 hidden, 1 of special kinds"
+    assert str(shards.contents) == f"1 .jpg, 1 .png; {wanted}"
+
+
+@pytest.mark.parametrize("zeros", [0, 512, 512 * 300])
+def test_tars_that_were_joined_are_read_to_the_end(tmp_path, zeros):
+    """As GNU tar does with --ignore-zeros."""
+    parts = [Path(write(tmp_path / f"{n}.tar", sample(range(3 * n, 3 * n + 3)))).read_bytes() for n in range(3)]
+    joined = tmp_path / "joined.tar"
+    joined.write_bytes(bytes(zeros).join(parts))
+    shards = Shards([str(joined)])
+    listed = subprocess.run(["tar", "-itf", joined], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert [shards.path(i) for i in range(len(shards))] == [f"{joined}/{name}" for name in listed if "png" in name]
+    assert shards.labels().tolist() == [n % 4 for n in range(9)]
+    joined.write_bytes(b"".join(parts) + b"no tar" + bytes(zeros) + b"x")
+    assert str(Shards([str(joined)]).contents) == "9 .png; left out: 1 behind the end of a tar"
+    joined.write_bytes(parts[0] + parts[1][:1500])
+    with pytest.raises(UserError, match=r"joined\.tar: cut short"):
+        Shards([str(joined)])
+
+
+def test_a_tar_of_tars_is_said_to_be_one(tmp_path):
+    inner = Path(write(tmp_path / "n01.tar", sample(range(2)))).read_bytes()
+    with pytest.raises(
+        UserError, match=r"found 1 \.tar\); a tar of tars is unpacked once, .*data\.path='FOLDER/\*\.tar'"
+    ):
+        Shards([write(tmp_path / "outer.tar", {"n01.tar": inner})])
 
 
 def test_broken_pictures_are_named_by_shard_and_key(tmp_path):

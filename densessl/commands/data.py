@@ -29,8 +29,8 @@ pixels are duplicates, whatever the format and the metadata of their files; misf
 most can't read. Exit code 1 if any is corrupt or a misfit.""",
     "pack": """\
 Writes OUT/NAME-000000.tar, NAME-000001.tar, ... in WebDataset's form, which data.path takes, each picture as it is
-stored. What shards can't hold, such as BMP, becomes PNG without loss, and --size shrinks grey and RGB of 8 bits alone.
-OUT appears when all of it is written.""",
+stored. What other readers of shards may not know, such as BMP, becomes PNG without loss, and --size shrinks grey and
+RGB of 8 bits alone. OUT appears when all of it is written.""",
     "views": """\
 Takes the first pictures of a run's first epoch through the run's own loader: each with its crops outlined on it, a dot
 at the upper left corner of the view, then the views as they enter the network, but for the normalisation.""",

@@ -17,7 +17,7 @@ from densessl.data.advice import Advice
 from densessl.data.check import Span, Survey
 from densessl.data.decoding import RGB
 from densessl.data.loader import FEW
-from densessl.data.pictures import Pictures
+from densessl.data.pictures import Pictures, contents_of
 from densessl.data.pixels import Pixels
 from densessl.data.sources.files import Files
 from densessl.data.values import KEPT, TAKEN
@@ -32,6 +32,8 @@ DARK = 65_535 / 3  # pictures of 16 bits that hardly reach it are nearly black w
 def report(images: Pictures, found: Survey, tiny: int) -> str:
     """Lines for a terminal."""
     lines = [f"{found.pictures:,} pictures, {found.pictures - len(found.corrupt):,} readable"]
+    if contents := contents_of(images):
+        lines.append(f"files   {contents}")
     if found.width and found.height:
         lines += [f"{n:>9,}  {form}" for form, n in found.forms.most_common()]
         lines += [f"width   {_span(found.width)}", f"height  {_span(found.height)}"]
@@ -148,6 +150,8 @@ def write(folder: Path, images: Pictures, found: Survey, path: str) -> None:
     }
     facts |= {"unreadable": found.needed(), "forms": found.forms, "frequent": found.frequent}
     facts |= {key: value and value._asdict() for key, value in (("width", found.width), ("height", found.height))}
+    if contents := contents_of(images):
+        facts |= contents.notes()
     facts["kinds"] = {str(kind): found.count(kind) for kind in found.kinds}
     if found.advice:
         channels = [channel._asdict() for channel in found.advice.channels]

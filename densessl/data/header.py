@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import zlib
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -12,10 +13,14 @@ from PIL import Image
 from densessl.data import npy, tiff
 from densessl.data.raster import PIXELS_MOST, Unreadable, orientation
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # besides TIFF; for some of the others Pillow runs programs
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM")  # besides TIFF; for some of the others Pillow runs programs
 STARTS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"RIFF": "WebP", b"BM": "BMP", b"GIF8": "GIF"}
 STARTS |= {npy.START: "npy", **dict.fromkeys(tiff.STARTS, "TIFF")}
-NAMES = {name.lower(): name for name in STARTS.values()} | {"jpg": "JPEG", "tif": "TIFF"}
+STARTS |= {b"P%d%c" % (kind, space): "PNM" for kind in range(1, 7) for space in b" \t\r\n"}
+BITMAPS = (12, 40, 52, 56, 64, 108, 124)  # bytes of the header that follows the first one of a BMP
+NAMES = {name.lower(): name for name in STARTS.values()}  # by ending
+NAMES |= dict.fromkeys(("jpg", "jpe", "jfif", "jif", "mpo"), "JPEG") | {"tif": "TIFF", "apng": "PNG", "dib": "BMP"}
+NAMES |= dict.fromkeys(("pbm", "pgm", "ppm"), "PNM")
 
 # A JPEG's markers.
 FRAMES = (0xC0, 0xC1, 0xC2)  # of 8 bits, as everything reads them
@@ -52,8 +57,20 @@ class Header(NamedTuple):
 def other_form(data: bytes, path: str) -> str:
     """The form of a file that its ending says it hasn't; empty where they agree, or either is unknown."""
     named = NAMES.get(path[path.rfind(".") + 1 :].lower())
-    found = named and next((form for start, form in STARTS.items() if data.startswith(start)), None)
+    found = named and form_at(data[:32])
     return found if found and found != named else ""
+
+
+def form_at(start: bytes) -> str:
+    """The form of a file by its first 32 bytes; empty where it is none that is read."""
+    form = next((form for magic, form in STARTS.items() if start.startswith(magic)), "")
+    if form == "WebP" and start[8:12] != b"WEBP":  # but sound or a film
+        return ""
+    if form == "BMP" and int.from_bytes(start[14:18], "little") not in BITMAPS:  # but a text
+        return ""
+    if form == "PNM" and not re.match(rb"P\d\s+(#|\d+\s)", start):
+        return ""
+    return form
 
 
 def header_of(data: bytes, path: str) -> Header:

@@ -23,7 +23,14 @@ from densessl.data.stored import form_of, read_stored
 from densessl.errors import UserError
 
 QUALITY = 95  # of JPEG
-FORMATS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "TIFF": "tif", "npy": "npy"}  # that shards hold
+FORMATS = {
+    "JPEG": "jpg",
+    "MPO": "jpg",
+    "PNG": "png",
+    "WEBP": "webp",
+    "TIFF": "tif",
+    "npy": "npy",
+}  # as WebDataset has them
 log = logging.getLogger("densessl")
 
 
@@ -64,9 +71,8 @@ def pack(
     The order is drawn from ``seed``, or is that of the collection for None. Keys are the place in that order and what
     the picture was called; class numbers that shards have go along as KEY.cls. Files are kept byte for byte, but for
     grey and RGB of 8 bits whose shorter side is above ``size``: they are shrunk to JPEG, upright and without an alpha.
-    Of other numbers and channels nobody knows what may be lost, and they stay large. BMP, GIF and scenes, which shards
-    don't hold, become PNG of their pixels. Every picture is decoded once; unreadable ones are named and left out.
-    Raises UserError.
+    Of other numbers and channels nobody knows what may be lost, and they stay large. BMP, GIF, PNM and scenes become
+    PNG of their pixels. Every picture is decoded once; unreadable ones are named and left out. Raises UserError.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise UserError(f"--name {name}: letters, digits, - and _ make names of shards")

@@ -11,6 +11,7 @@ from densessl.data.header import other_form
 from densessl.data.pixels import Pixels
 from densessl.data.scenes import Scenes
 from densessl.data.sources import Source, open_source
+from densessl.data.sources.endings import Contents
 from densessl.errors import UserError
 
 
@@ -47,6 +48,11 @@ class StoredPictures:
         picture = decode(data, path, self.pixels, reduction)
         self.odd = other_form(data, path)
         return picture
+
+
+def contents_of(images: Pictures) -> Contents | None:
+    """The files of the collection that are taken and left out, where it has any."""
+    return getattr(getattr(images, "source", None), "contents", None)
 
 
 def open_pictures(path: str, pixels: Pixels = RGB) -> Pictures:

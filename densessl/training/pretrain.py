@@ -18,7 +18,7 @@ from densessl.backbone_file import FILE_NAME, save_backbone
 from densessl.config import Config
 from densessl.console import unbroken
 from densessl.data.loader import Loader
-from densessl.data.pictures import Pictures, open_pictures
+from densessl.data.pictures import Pictures, contents_of, open_pictures
 from densessl.data.pixels import Pixels
 from densessl.data.to_device import ToDevice
 from densessl.data.waiting import advice
@@ -100,6 +100,8 @@ def _pretrain(cfg: Config, asked: bool | Literal["auto"], overwrite: bool) -> Pa
         f"{device.type}, {'bf16 autocast' if engine.dtype else 'fp32'}"
         + (f", {cfg.micro_batch} pictures at a time" if cfg.micro_batch else "")
     )
+    if contents := contents_of(loader.images):
+        log.say(f"data.path={cfg.data.path}: {contents}")
 
     def backbone_left_out() -> str:
         facts: dict[str, Any] = {"mean": cfg.data.mean, "std": cfg.data.std, "pixels": loader.images.pixels}

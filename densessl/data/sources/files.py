@@ -8,19 +8,19 @@ import os
 import stat
 import time
 from array import array
-from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from densessl.data.decoding import Unreadable
+from densessl.data.sources.endings import ENDINGS, OTHERS, START, Contents, ending_of, is_image
 from densessl.data.sources.index_file import Index, Write, digest, kept, settled
 from densessl.errors import UserError
 from densessl.files import printable
 
-ENDINGS = (b".bmp", b".jpeg", b".jpg", b".npy", b".png", b".tif", b".tiff", b".webp")  # in any case
 STEP = 64  # paths from one mark to the next
 log = logging.getLogger("densessl")
 
@@ -34,11 +34,12 @@ class Files:
 
     def __init__(self, root: str, index: Index) -> None:
         self.root = root  # what the paths are relative to
+        self.contents = Contents(index.notes["taken"], index.notes["left"])
         self._count = int(index.notes["pictures"])
         marks = slice(*index.notes["marks"])
         self._paths, self._marks = index.data[: marks.start], index.data[marks].view(np.int64)
         self._searched = index.data[marks.stop :]
-        self._last = (-1, "")  # asked for: number and path
+        self._last = (-1, list[bytes]())  # asked for: mark, and the names from there to the next
 
     def __len__(self) -> int:
         return self._count
@@ -48,13 +49,16 @@ class Files:
         return printable(self.file(i))
 
     def file(self, i: int) -> str:
-        last, path = self._last
-        if last != i:
-            mark, place = divmod(i, STEP)
-            paths = self._paths[self._marks[mark] : self._marks[mark + 1]].tobytes().split(b"\0")
-            path = os.path.join(self.root, os.fsdecode(paths[place]))
-            self._last = i, path
-        return path
+        return os.path.join(self.root, self.name(i))
+
+    def name(self, i: int) -> str:
+        """Below the root, as the system has it."""
+        mark, place = divmod(i, STEP)
+        last, names = self._last
+        if last != mark:
+            names = self._paths[self._marks[mark] : self._marks[mark + 1]].tobytes().split(b"\0")
+            self._last = mark, names
+        return os.fsdecode(names[place])
 
     def list_hash(self) -> str:
         """Of the paths below the folder, or of the lines of the list."""
@@ -64,7 +68,9 @@ class Files:
         """Those that are called like pictures. They are searched like others."""
         names = (name[:-1] for name in self._searched.tobytes().split(b"\0"))
         return [
-            printable(os.path.join(self.root, os.fsdecode(name))) for name in names if name.lower().endswith(ENDINGS)
+            printable(os.path.join(self.root, os.fsdecode(name)))
+            for name in names
+            if ending_of(os.path.basename(name)) in ENDINGS
         ]
 
     def stored(self, i: int) -> bytes:
@@ -75,20 +81,24 @@ class Files:
             raise Unreadable(self.path(i), error.strerror or str(error)) from None
 
 
-def whole_file(path: str) -> bytes:
-    """Raises OSError, also for a pipe, whose opening would wait for a writer, and a device, which may never end."""
+def whole_file(path: str | bytes, size: int = -1) -> bytes:
+    """All of it or its first bytes.
+
+    Raises OSError, also for a pipe, whose opening would wait for a writer, and a device, which may never end.
+    """
     with open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError("no file, but a pipe or a device")
-        return file.read()
+        return file.read(size)
 
 
 def find_files(path: str) -> Files:
     """The pictures of a folder and all its folders, or those that a text file lists, one path a line.
 
-    Files of a folder are ordered by the bytes of their names and come before its folders, whatever order the file
-    system has; hidden ones are skipped. The paths of a list are relative to it and keep its order; that they exist is
-    seen when they are read.
+    Files of a folder are those with an ending of an image, and those of an unknown ending, or none, that begin like
+    one; hidden files and folders are left out. They are ordered by the bytes of their names and come before the
+    folder's folders, whatever order the file system has. The paths of a list are relative to it and keep its order;
+    that they exist is seen when they are read.
 
     Their index is kept in the cache where it is large, and believed as long as the list has the same size and time of
     modification; or every folder has the same time of modification, which adding, removing and renaming a file
@@ -116,10 +126,12 @@ class _Paths:
 
     def __init__(self, write: Write) -> None:
         self.write, self.count, self.length = write, 0, 0
+        self.contents = Contents()
         self._marks, self._last = array("q"), list[bytes]()  # those that are not written yet
 
     def add(self, path: bytes) -> None:
         self.count += 1
+        self.contents.take(ending_of(path[path.rfind(b"/") + 1 :]))
         self._last.append(path)
         if len(self._last) == STEP:
             self._mark()
@@ -132,7 +144,7 @@ class _Paths:
         start = self.length + -self.length % self._marks.itemsize
         self.write(bytes(start - self.length) + self._marks.tobytes())
         marks = [start, start + len(self._marks) * self._marks.itemsize]
-        return {"pictures": self.count, "marks": marks, "facts": facts}
+        return {"pictures": self.count, "marks": marks, "facts": facts, **self.contents.notes()}
 
     def _mark(self) -> None:
         self._marks.append(self.length)
@@ -144,7 +156,6 @@ class _Paths:
 
 def _of_folder(root: str, write: Write) -> dict[str, Any]:
     paths = _Paths(write)
-    others: Counter[str] = Counter()
     seen: set[tuple[int, int]] = set()  # links may lead in circles
     folders = [b""]  # relative to the root, each with its slash
     searched, modified, since = bytearray(), array("q"), time.time()
@@ -161,14 +172,14 @@ def _of_folder(root: str, write: Write) -> dict[str, Any]:
             with os.scandir(where) as entries:
                 for entry in entries:
                     if entry.name.startswith(b"."):
-                        continue
-                    if _is_folder(entry):
+                        paths.contents.left["hidden"] += 1
+                    elif _is_folder(entry):
                         inner.append(folder + entry.name + b"/")
-                    elif entry.name.lower().endswith(ENDINGS):
+                    elif (ending := ending_of(entry.name)) in ENDINGS or is_image(ending, _start(entry, ending)):
                         names += entry.name
                         lengths.append(len(entry.name))
                     else:
-                        others[os.fsdecode(os.path.splitext(entry.name)[1].lower()[:12])] += 1
+                        paths.contents.leave(ending)
             searched += folder + b"\0"
             modified.append(status.st_mtime_ns)
         except OSError as error:
@@ -178,14 +189,21 @@ def _of_folder(root: str, write: Write) -> dict[str, Any]:
             paths.add(folder + name)
         folders += sorted(inner, reverse=True)
     if not paths.count:
-        found = ", ".join(f"{n} {ending or 'without an ending'}" for ending, n in others.most_common(5)) or "no files"
-        looked = " ".join(os.fsdecode(ending) for ending in ENDINGS)
+        looked = " ".join(f".{ending.decode()}" for ending in sorted(ENDINGS))
         raise UserError(
-            f"data.path={root}: no pictures in this folder or below it (looked for {looked}; found {found})"
+            f"data.path={root}: no pictures in this folder or below it (looked for {looked}, and at how files of "
+            f"unknown endings begin; found {paths.contents.left_out()})"
         )
-    notes = paths.end(digest([*ENDINGS, *modified]) if complete and settled(modified, since) else None)
+    notes = paths.end(digest(modified) if complete and settled(modified, since) else None)
     write(bytes(searched))
     return notes
+
+
+def _start(entry: os.DirEntry[bytes], ending: bytes) -> bytes:
+    """The first bytes of a file that may be an image, none of another and of what can't be read."""
+    with suppress(OSError):
+        return b"" if ending in OTHERS else whole_file(entry.path, START)
+    return b""
 
 
 def _is_folder(entry: os.DirEntry[bytes]) -> bool:
@@ -203,7 +221,7 @@ def _unchanged(root: str, index: Index) -> bool:
         modified = [os.stat(os.path.join(base, folder)).st_mtime_ns for folder in searched]
     except OSError:
         return False
-    return digest([*ENDINGS, *modified]) == index.notes["facts"]
+    return digest(modified) == index.notes["facts"]
 
 
 def _sorted(names: bytearray, lengths: array[int]) -> Iterator[bytes]:

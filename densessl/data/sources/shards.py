@@ -6,7 +6,6 @@ import glob
 import hashlib
 import os
 import time
-from collections import Counter
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -16,13 +15,13 @@ import numpy as np
 
 from densessl.data.decoding import Unreadable
 from densessl.data.sources.braces import expanded
+from densessl.data.sources.endings import ENDINGS, START, Contents, ending_of, is_image
 from densessl.data.sources.index_file import Write, digest, kept, settled
 from densessl.data.sources.store import Disk, State, Store
 from densessl.data.sources.tar import BLOCK, entries, is_header, name_in
 from densessl.errors import UserError
 from densessl.files import printable
 
-ENDINGS = (b"jpg", b"jpeg", b"png", b"webp", b"tif", b"tiff", b"npy")  # in any case
 PLACE = np.dtype([("shard", np.int32), ("label", np.int32), ("offset", np.int64), ("size", np.int64)])
 PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 LOOKED = 10_000  # entries of a folder; where pictures or folders are among them, and no .tar, it is not one of shards
@@ -30,10 +29,11 @@ MANY = 4 << 30  # bytes of all shards from which on processes index them, and te
 
 
 class Shards:
-    """The pictures KEY.jpg, .jpeg, .png, .webp, .tif, .tiff and .npy of tar files, each in the order it lies in.
+    """The pictures of tar files, known by their endings or by how they begin, each in the order it lies in.
 
-    KEY is the path up to the first dot of the file's name, and KEY.cls in the same shard, before or after it, holds
-    the picture's class as a number; other files are left out. Two members of one name are two pictures.
+    KEY is the path up to the first dot of the file's name, or all of it but its ending, and KEY.cls in the same shard,
+    before or after it, holds the picture's class as a number. Other files are left out, and pictures such as
+    KEY.mask.png beside KEY.jpg, which say something of it. Two members of one name are two pictures.
 
     The index takes 24 bytes a picture, in one array that forked workers share. It is kept in the cache where it is
     large, and believed as long as each shard has the same size and time of modification; behind a URL, the same size,
@@ -50,16 +50,16 @@ class Shards:
         except OSError as error:
             raise UserError(f"{error.filename}: can't be read ({error.strerror})") from None
         times = [state.version for state in states if isinstance(state.version, int)]
-        facts = digest([*ENDINGS, *states])
+        facts = digest(states)
 
         def make(write: Write) -> dict[str, Any]:
-            self._index(states, write)
-            return {"facts": facts if settled(times, since) else None}
+            found = self._index(states, write)
+            return {"facts": facts if settled(times, since) else None, **found.notes()}
 
         names = [file if "://" in file else os.path.realpath(file) for file in self.files]
         what = f"{len(names)} shards, {names[0]} and so on ({digest(names)})"
         index = kept(what, make, lambda index: index.notes["facts"] == facts, slow=self.store.far)
-        self.index = index.data.view(PLACE)
+        self.index, self.contents = index.data.view(PLACE), Contents(index.notes["taken"], index.notes["left"])
         self._last = (-1, "")  # read: number and path
 
     def __len__(self) -> int:
@@ -110,18 +110,18 @@ class Shards:
             raise Unreadable(f"{printable(file)} at byte {offset}", f"the shard has {how} since it was indexed")
         return f"{printable(file)}/{printable(name_in(head))}", data[BLOCK:]
 
-    def _index(self, states: Sequence[State], write: Write) -> None:
-        pictures, others = 0, Counter[str]()
+    def _index(self, states: Sequence[State], write: Write) -> Contents:
+        found = Contents()
         with closing(self._parts(states)) as parts:  # which ends its workers here, whatever happens
             for part in parts:
                 if part.refused:
                     raise UserError(part.refused)
                 write(part.places.tobytes())
-                pictures, others = pictures + len(part.places), others + part.others
-        if not pictures:
-            found = ", ".join(f"{n} .{ending}" for ending, n in others.most_common(5)) or "no files"
-            wanted = ", .".join(ending.decode() for ending in ENDINGS)
-            raise UserError(f"{', '.join(self.files[:3])}: no pictures KEY.{wanted} (found {found})")
+                found.add(part.contents)
+        if not found.taken:
+            nested = "; a tar of tars is unpacked once, and read as data.path='FOLDER/*.tar'" * (".tar" in found.left)
+            raise UserError(f"{', '.join(self.files[:3])}: no pictures (found {found.left_out()}){nested}")
+        return found
 
     def _parts(self, states: Sequence[State]) -> Generator[_Part]:
         def part(number: int) -> _Part:
@@ -137,40 +137,51 @@ class Shards:
 
 
 class _Part(NamedTuple):
-    """The places of a shard's pictures, how many files it has of other endings, and what is wrong with it."""
+    """The places of a shard's pictures, what else it has, and what is wrong with it."""
 
     places: np.ndarray
-    others: Counter[str]
+    contents: Contents
     refused: str = ""
 
 
 def _part(store: Store, number: int, file: str, length: int) -> _Part:
-    others: Counter[str] = Counter()
-    pictures: list[tuple[bytes, int, int]] = []
+    contents = Contents()
+    pictures: list[tuple[bytes, bytes, bytes, int, int]] = []  # KEY, what follows it, ending, place
     labels: dict[bytes, int] = {}
     refused = ""
     try:
         with store.opened(file, length) as read:
-            for name, offset, size, start in entries(read, length, file):
-                folder, _, last = name.rpartition(b"/")
-                stem, _, ending = last.partition(b".")
-                if not stem:  # hidden
+            for name, offset, size, start, other in entries(read, length, file):
+                last = name[name.rfind(b"/") + 1 :]
+                if other or last.startswith(b"."):
+                    contents.left[other or "hidden"] += 1
                     continue
-                key, ending = folder + b"/" + stem, ending.lower()
-                if ending in ENDINGS:
-                    pictures.append((key, offset, size))
+                ending = ending_of(last)
+                stem = name[: -len(ending) - 1] if ending else name
+                if ending in ENDINGS or is_image(ending, start[: min(size, START)]):
+                    dot = stem.find(b".", len(name) - len(last))
+                    key, more = (stem[:dot], stem[dot + 1 :]) if dot >= 0 else (stem, b"")
+                    pictures.append((key, more, ending, offset, size))
                 elif ending == b"cls":
                     text = start[:size].strip()
                     label = int(text) if text.isdigit() and size < 8 else -1
-                    labels[key] = label if labels.get(key, label) == label else -1
+                    labels[stem] = label if labels.get(stem, label) == label else -1
                 else:
-                    others[os.fsdecode(ending)] += 1
+                    contents.leave(ending)
     except UserError as error:
         refused = str(error)
     except OSError as error:
         refused = f"{file}: can't be read ({error.strerror or error})"
-    places = [(number, labels.get(key, -1), offset, size) for key, offset, size in pictures]
-    return _Part(np.array(places, PLACE), others, refused)
+    whole = {key for key, more, *_ in pictures if not more}
+    places = []
+    for key, more, ending, offset, size in pictures:
+        if more.isalpha() and key in whole:
+            contents.left[f".{more.decode()}.{ending.decode()}"] += 1
+            continue
+        contents.take(ending)
+        label = labels.get(b".".join((key, more)) if more else key, labels.get(key, -1))
+        places.append((number, label, offset, size))
+    return _Part(np.array(places, PLACE), contents, refused)
 
 
 def shard_files(path: str) -> list[str]:
@@ -214,7 +225,6 @@ def _of_folder(path: str) -> list[str]:
     files: list[str] = []
     packed: list[str] = []
     other = ""
-    pictures = tuple(f".{ending.decode()}" for ending in ENDINGS)
     with os.scandir(path) as entries:
         for number, entry in enumerate(entries):
             if other and (files or number >= LOOKED):
@@ -225,7 +235,7 @@ def _of_folder(path: str) -> list[str]:
                 files.append(entry.path)
             elif entry.name.endswith(PACKED):
                 packed.append(entry.path)
-            elif not other and (entry.name.lower().endswith(pictures) or entry.is_dir()):
+            elif not other and (ending_of(os.fsencode(entry.name)) in ENDINGS or entry.is_dir()):
                 other = entry.name
     if files and other:
         raise UserError(
