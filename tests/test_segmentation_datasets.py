@@ -148,6 +148,8 @@ def spoil(root: Path, how: str) -> None:
     images, masks = root / "images" / "train", root / "masks" / "train"
     if how == "size":
         mask(masks / "a.png", size=(24, 8))
+    if how == "small":
+        picture(images / "a.jpg", size=(12, 4))
     if how == "value":
         mask(masks / "a.png", ((0, 1), (9, 255)))
     if how == "rgb":
@@ -275,6 +277,7 @@ def test_masks_that_were_lossy_are_recognised_by_their_values(tmp_path, change, 
     ("how", "message"),
     [
         ("size", r"a\.png: the mask is 24x8 pixels, its picture a\.jpg is 12x8"),
+        ("small", r"a\.png: the mask is 12x8 pixels, its picture a\.jpg is 12x4; they must be equal"),
         ("value", r"a\.png: the mask holds the value 9, .* labels 0 to 2, and 255"),
         ("rgb", r"a\.png: a mask of mode RGB; one 8-bit channel is needed"),
         ("16 bit", r"a\.png: a mask of 16 or 32 bits"),

@@ -93,7 +93,8 @@ def _by_pillow(data: bytes, told: dict[str, Any] | None = None) -> Header:
 
 def _png(data: bytes, path: str) -> Header:
     """Of the chunks that the pixels need; Pillow and OpenCV each refuse some of the others, and Pillow inflates all."""
-    at, needed, told = 8, [data[:8]], dict[str, Any]()
+    at, view, told = 8, memoryview(data), dict[str, Any]()
+    needed = [view[:8]]
     while at + 8 <= len(data) and (kind := data[at + 4 : at + 8]) != b"IEND":
         start, end = at, at + 12 + int.from_bytes(data[at : at + 4])
         at = end
@@ -102,7 +103,7 @@ def _png(data: bytes, path: str) -> Header:
         elif end > len(data):
             raise Unreadable(path, "cut short")
         elif kind != b"tRNS" or _is_transparency(data[start:end], data[25]):
-            needed.append(data[start:end])
+            needed.append(view[start:end])
     return _by_pillow(b"".join([*needed, END_OF_PNG]), told)
 
 
@@ -160,7 +161,7 @@ def _jpeg(data: bytes) -> Header | None:
         return None
     form = "MPO" if several else "JPEG"
     bare = b"".join([*needed, data[at:]]) if noted else data  # Pillow refuses some notes
-    return Header(form, mode, frame[5], height, width, bare, at, orientation(told) if told else 1)
+    return Header(form, mode, frame[5], height, width, bare, at, orientation(told))
 
 
 def _note_segment(told: dict[str, Any], body: bytes) -> None:

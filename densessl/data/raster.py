@@ -74,6 +74,8 @@ def orientation(told: Mapping[Any, Any]) -> Any:
 
     1 where nothing is said, or nothing that can be read.
     """
+    if not told:
+        return 1
     image = Image.Image()  # not the one that told: a PNG's would be decoded first, to look behind its pixels
     image.info |= told
     try:

@@ -56,8 +56,11 @@ def picture_size(path: Path, pixels: Pixels = RGB) -> tuple[int, int]:
 
 
 def told_turn(path: Path) -> str:
-    """Words for an error on sizes, of an image that is turned; else empty. Raises Unreadable."""
-    raster = read(path.read_bytes(), str(path))
+    """Words for an error on sizes, of an image that is turned; else empty."""
+    try:
+        raster = read(path.read_bytes(), str(path))
+    except Unreadable:  # which it isn't for want of pixels alone
+        return ""
     height, width = raster.picture.shape[:2]
     what = f" (stored as {width}x{height}, turned as the orientation {raster.turn} in its EXIF or XMP says)"
     return what if is_turned(raster.turn) else ""
