@@ -29,6 +29,7 @@ COMMANDS = {
     "export": "hand it to timm, torchvision, detectron2, ..., verified",
     "import": "bring in the backbone of any checkpoint, every key accounted for",
 }
+RANKS = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")  # as torch, srun and mpirun say it
 MODULES = {"import": "import_checkpoint"}  # no module can be called import
 
 
@@ -77,7 +78,7 @@ def _run(command: Callable[[], int]) -> int:
         # Before processes are connected all of them meet the same error; after that it may be one's own.
         distributed = sys.modules.get("densessl.training.distributed")
         connected = distributed is not None and distributed.world_size() > 1
-        if connected or os.environ.get("RANK", "0") == "0":
+        if connected or next((os.environ[name] for name in RANKS if name in os.environ), "0") == "0":
             print(f"densessl: {printable_lines(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import torch.distributed as dist
 from spawned import spawn
 from torch import Tensor, nn
 
+from densessl.__main__ import main, run
 from densessl.data.scenes import Scenes
 from densessl.errors import UserError
 from densessl.training import distributed
 from densessl.training.batch_norm import SyncBatchNorm, synchronise_batch_norm
 from densessl.training.distributed import gather
-from densessl.training.launch import setup
+from densessl.training.launch import PLACE, setup
 from densessl.training.pretrain import _same_list
 
 # --- what both processes do -------------------------------------------------------------------------------------------
@@ -192,7 +194,7 @@ def test_one_process_needs_no_setup() -> None:
 @pytest.fixture
 def environ(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """An environment of its own, without what a launcher says."""
-    names = ("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "SLURM_", "OMP_", "DS_")
+    names = ("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "SLURM_", "OMP_", "DS_", "OMPI_", "PMI", "MPI_")
     environ = {k: v for k, v in os.environ.items() if not k.startswith(names)} | {"DS_ACCELERATOR": "cpu"}
     monkeypatch.setattr(os, "environ", environ)
     threads = torch.get_num_threads()
@@ -230,6 +232,100 @@ def test_srun_names_processes(environ: dict[str, str], nodes: str, first: str) -
     expected = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": first}
     assert expected.items() <= environ.items()
     assert environ["MASTER_PORT"] == "23456"
+
+
+def test_a_shell_of_salloc_is_one_process(environ: dict[str, str]) -> None:
+    """Whose job has eight tasks, and whose step has one."""
+    environ.update(SLURM_STEP_NODELIST="n[1-2]", SLURM_PROCID="0", SLURM_NTASKS="8", SLURM_LOCALID="0")
+    environ.update(SLURM_JOB_ID="123456", SLURM_STEP_NUM_TASKS="1", SLURM_STEP_TASKS_PER_NODE="1")
+    setup(threads=1)
+    assert (environ["RANK"], environ["WORLD_SIZE"], environ["MASTER_ADDR"]) == ("0", "1", "127.0.0.1")
+
+
+OPEN_MPI = ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE")
+MPICH = ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS")
+
+
+@pytest.mark.parametrize("names", [OPEN_MPI, MPICH])
+def test_mpirun_names_processes(environ: dict[str, str], names: tuple[str, ...]) -> None:
+    given = {"MASTER_PORT": "29500"} if names is MPICH else {"PMIX_NAMESPACE": "prterun-vm-4242@1"}
+    environ.update(zip(names, ("1", "2", "1", "2"), strict=True))
+    environ.update(given)
+    setup(threads=1)
+    expected = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    assert (expected | given).items() <= environ.items()
+    assert 20000 <= int(environ["MASTER_PORT"]) < 30000
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        (
+            {"RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "a", "MASTER_PORT": "1"},
+            "no LOCAL_RANK: set LOCAL_RANK .its",
+        ),
+        (
+            {"RANK": "0", "LOCAL_RANK": "0"},
+            "^RANK=0, LOCAL_RANK=0, but no WORLD_SIZE and no MASTER_ADDR and no MASTER_P",
+        ),
+        ({"WORLD_SIZE": "2"}, "^WORLD_SIZE=2, but no RANK and no LOCAL_RANK"),
+        (dict(zip(OPEN_MPI, ("9", "16", "1", "8"), strict=True)), "no MASTER_ADDR and no MASTER_PORT: set MASTER_ADDR"),
+        (dict(zip(MPICH, ("1", "2", "1", "2"), strict=True)), "no MASTER_PORT: set MASTER_PORT .a free port there"),
+        ({"PMI_RANK": "1", "PMI_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, "no LOCAL_RANK"),
+        (dict(zip(PLACE, ("2", "2", "0", "a", "1"), strict=True)), "RANK=2 WORLD_SIZE=2 .*: RANK counts from 0"),
+    ],
+)
+def test_a_name_that_is_not_whole_is_refused_by_each_process(
+    environ: dict[str, str], variables: dict[str, str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environ.update(variables)
+    with pytest.raises(UserError, match=message):
+        setup(threads=1)
+    environ.update(variables)
+    assert run(lambda: 0 * len(str(setup(threads=1)))) == 2
+    if "RANK" in variables:  # others say it by their own names
+        assert capsys.readouterr().err.startswith("densessl: RANK=")
+
+
+def test_what_a_launcher_leaves_out_srun_knows(environ: dict[str, str]) -> None:
+    """As where a script says RANK=$SLURM_PROCID and WORLD_SIZE alone."""
+    environ.update(SLURM_STEP_NODELIST="n[1-2]", SLURM_PROCID="5", SLURM_NTASKS="8", SLURM_LOCALID="1")
+    environ.update(SLURM_JOB_ID="123456", SLURM_STEP_TASKS_PER_NODE="4(x2)", RANK="5", WORLD_SIZE="8", MASTER_PORT="7")
+    setup(threads=1)
+    assert (environ["LOCAL_RANK"], environ["MASTER_ADDR"], environ["MASTER_PORT"]) == ("1", "n1", "7")
+
+
+def test_one_gpu_is_that_of_a_task_of_srun_and_not_of_torchrun_within(
+    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a GPU: what would find and take it is replaced."""
+    taken: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    environ.pop("DS_ACCELERATOR")
+    environ.update(SLURM_STEP_NODELIST="n1", SLURM_PROCID="1", SLURM_NTASKS="2", SLURM_LOCALID="1")
+    environ.update(SLURM_JOB_ID="123456", SLURM_STEP_TASKS_PER_NODE="2")
+    torchrun = dict(zip(PLACE, ("1", "2", "1", "127.0.0.1", "29500"), strict=True))
+    environ.update(torchrun)
+    with pytest.raises(UserError, match="process 1 of this machine has no GPU, there are 1: start at most 1"):
+        setup(threads=1)
+    for name in torchrun:
+        del environ[name]
+    assert setup(threads=1) == torch.device("cuda", 0)
+    assert taken == [torch.device("cuda", 0)]
+
+
+@pytest.mark.parametrize("word", ["--local-rank=1", "--local_rank=1"])
+@pytest.mark.parametrize("command", ["pretrain --cfg demo --print", "eval-seg --list", "eval-det --list"])
+def test_launchers_may_add_an_argument(
+    command: str, word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """torch.distributed.launch and deepspeed."""
+    first, *words = command.split()
+    monkeypatch.setattr(sys, "argv", ["densessl", first, word, *words])
+    assert main() == 0
+    assert capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

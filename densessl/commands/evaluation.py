@@ -53,9 +53,9 @@ def evaluation_parser(
 
 
 def several(parser: argparse.ArgumentParser) -> None:
-    """--seeds, and what the deepspeed launcher adds."""
+    """--seeds, and what launchers add."""
     parser.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N-1, reported as mean ± standard deviation")
-    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
 
 
 def parsed(

@@ -27,13 +27,15 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_intermixed_args(argv)
     if args.seconds <= 0:
         parser.error("--seconds must be above 0")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("plan measures one process: start it with python alone, not with a launcher")
     cfg = load_config(args.cfg, args.overrides)
 
     from densessl.plan.advice import advise
     from densessl.plan.figures import measure
     from densessl.plan.report import report
+    from densessl.training.launch import told
+
+    if told(os.environ).get("WORLD_SIZE", "1") != "1":
+        raise UserError("plan measures one process: start it with python alone, not with a launcher")
 
     figures = measure(cfg, args.seconds)
     print(report(figures, advise(figures), ["--cfg", args.cfg, *args.overrides]))

@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         help="continue the run of this folder, by default of run=RUN; auto: continue it if there is one, else start it",
     )
     length.add_argument("--overwrite", action="store_true", help="delete the run of this folder first")
-    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)  # launchers add it
     args = parser.parse_intermixed_args(_words(sys.argv[1:] if argv is None else argv))
     resume = args.resume or args.resume == ""
     config, sources = configure(args.cfg, args.overrides, resume)

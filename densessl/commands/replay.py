@@ -16,7 +16,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("folder", type=Path, metavar="STEP", help="RUN/skipped/stepNNNNNNN")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="replaces a value of the configuration")
-    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)  # launchers add it
     args = parser.parse_intermixed_args(argv)
     from densessl.training import distributed, skipped
     from densessl.training.replay import replay

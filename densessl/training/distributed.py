@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from densessl.errors import UserError
-from densessl.training.launch import setup
+from densessl.training.launch import setup, told
 from densessl.training.pulse import Pulse
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ def connected(device: str = "auto") -> Iterator[str]:
     Gives the device: the GPU of the process's number, or the CPU if there is none or ``device`` is "cpu"; for one
     process ``device`` as it is. Raises UserError as ``launch.setup`` does.
     """
-    launched = "RANK" in os.environ or "SLURM_STEP_NODELIST" in os.environ
+    launched = bool(told(os.environ))
     if device == "cpu" and launched:
         os.environ["DS_ACCELERATOR"] = "cpu"
     place = setup() if launched else None

@@ -7,9 +7,10 @@ import re
 import shlex
 import socket
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from zlib import crc32
 
 import psutil
 import torch
@@ -17,19 +18,36 @@ import torch
 from densessl.device import cores, keep_freed_memory
 from densessl.errors import UserError
 
+PLACE = {  # what torch.distributed needs of each process
+    "RANK": "its number among all processes",
+    "WORLD_SIZE": "how many they are",
+    "LOCAL_RANK": "its number on its machine, 0 where each machine has one",
+    "MASTER_ADDR": "the machine of process 0",
+    "MASTER_PORT": "a free port there",
+}
+MPI = (  # rank, size, rank and size on the machine: of Open MPI; of MPICH and Intel MPI
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+    ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+)
+
 
 def setup(threads: int | None = None) -> torch.device:
     """Name this process in the environment, choose its device, its number of CPU threads and what malloc keeps.
 
-    The deepspeed launcher and torchrun have named it already; srun has in its own words; plain python is one process.
-    Opens no connection: that is the engine's first act. Raises UserError for more processes than GPUs on this machine.
+    The deepspeed launcher and torchrun have named it already; srun and mpirun have in their own words; plain python is
+    one process. Opens no connection: that is the engine's first act. Raises UserError for a name that is not whole, and
+    for more processes than GPUs on this machine.
     """
-    if "RANK" not in os.environ:
-        os.environ.update(_srun(os.environ) if "SLURM_STEP_NODELIST" in os.environ else alone())
+    by_number = "RANK" in os.environ  # which GPU: torchrun's and DeepSpeed's processes see all of them
+    try:
+        os.environ.update(_named(os.environ))
+    except UserError:
+        os.environ.pop("RANK", None)  # said by this process, whatever its number: others may be well
+        raise
     local = int(os.environ["LOCAL_RANK"])
     if torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu":
         gpus = torch.cuda.device_count()
-        if gpus == 1 and "SLURM_STEP_NODELIST" in os.environ:  # srun gave each process its own GPU, as number 0
+        if gpus == 1 and not by_number:  # srun gives each process its own, as number 0; NCCL refuses a shared one
             local, os.environ["LOCAL_RANK"] = 0, "0"
         if local >= gpus:
             raise UserError(
@@ -71,23 +89,70 @@ def command_to_resume(run: Path) -> str:
         start = "python " if script else ""
     elif "SLURM_STEP_NODELIST" in os.environ:
         start = "srun ... python " if script else "srun ... "
+    elif any(words[0] in os.environ for words in MPI):
+        start = "mpirun ... python " if script else "mpirun ... "
     else:
         start = "deepspeed ... " if script else "deepspeed ... --module "
     return f"{start}{program} --resume {shlex.quote(str(run))}"
 
 
-def _srun(env: Any) -> dict[str, str]:
-    """What torch.distributed needs, from srun. The port follows from the job, so that jobs can share a machine."""
+def told(env: Mapping[str, str]) -> dict[str, str]:
+    """What the environment says of this process, in torch's words and maybe not whole; empty of plain python."""
+    given = {name: env[name] for name in PLACE if env.get(name)}
+    if len(given) == len(PLACE):
+        return given
+    known = _srun(env) or _mpirun(env)
+    if "RANK" not in given:  # not another launcher inside: what a job's script exports for it is not meant
+        return known | {name: value for name, value in given.items() if not known or name.startswith("MASTER_")}
+    return {name: known[name] for name in PLACE if name in known} | given
+
+
+def _named(env: Mapping[str, str]) -> dict[str, str]:
+    """What torch.distributed needs. Raises UserError where something is missing."""
+    place = told(env)
+    if place.get("WORLD_SIZE") == "1" or not place.keys() & {"RANK", "WORLD_SIZE", "LOCAL_RANK"}:
+        return alone() | (place if "RANK" in env else {})
+    if missing := [name for name in PLACE if name not in place]:
+        said = ", ".join(f"{name}={place[name]}" for name in PLACE if name in place)
+        needed = ", ".join(f"{name} ({PLACE[name]})" for name in missing)
+        raise UserError(f"{said}, but no {' and no '.join(missing)}: set {needed} in each process, or use torchrun")
+    numbers = [place[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")]
+    if not all(map(str.isdecimal, numbers)) or int(numbers[0]) >= int(numbers[1]):
+        raise UserError(f"RANK={numbers[0]} WORLD_SIZE={numbers[1]} LOCAL_RANK={numbers[2]}: RANK counts from 0")
+    return place
+
+
+def _srun(env: Mapping[str, str]) -> dict[str, str]:
+    """Of a task of srun, else nothing. The port follows from the job, so that jobs can share a machine.
+
+    SLURM_NTASKS is the job's, which in a shell that salloc or srun opens is more than the step's.
+    """
+    if "SLURM_STEP_NODELIST" not in env:
+        return {}
     nodes = re.match(r"(?:[^,\[]|\[[^\]]*\])+", env["SLURM_STEP_NODELIST"])  # n[01-04,7],gpu2 -> n[01-04,7]
     assert nodes is not None
     return {
         "RANK": env["SLURM_PROCID"],
-        "WORLD_SIZE": env["SLURM_NTASKS"],
+        "WORLD_SIZE": env.get("SLURM_STEP_NUM_TASKS") or env["SLURM_NTASKS"],
         "LOCAL_RANK": env["SLURM_LOCALID"],
         "LOCAL_WORLD_SIZE": re.split(r"\D", env.get("SLURM_STEP_TASKS_PER_NODE", "1"))[0],  # 4(x2),3 -> 4
-        "MASTER_ADDR": env.get("MASTER_ADDR") or re.sub(r"\[(\d+)[^\]]*\]", r"\1", nodes[0]),
-        "MASTER_PORT": env.get("MASTER_PORT") or str(20000 + int(env["SLURM_JOB_ID"]) % 10000),
+        "MASTER_ADDR": re.sub(r"\[(\d+)[^\]]*\]", r"\1", nodes[0]),
+        "MASTER_PORT": str(20000 + int(env["SLURM_JOB_ID"]) % 10000),
     }
+
+
+def _mpirun(env: Mapping[str, str]) -> dict[str, str]:
+    """Of a process of mpirun, else nothing. Where process 0 is it says only if all are on one machine."""
+    for words in MPI:
+        if words[0] in env:
+            names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+            place = {name: env[word] for name, word in zip(names, words, strict=True) if word in env}
+            if place.get("WORLD_SIZE") == place.get("LOCAL_WORLD_SIZE"):
+                place["MASTER_ADDR"] = "127.0.0.1"
+                if "PMIX_NAMESPACE" in env:  # Open MPI's name of the job
+                    place["MASTER_PORT"] = str(20000 + crc32(env["PMIX_NAMESPACE"].encode()) % 10000)
+            return place
+    return {}
 
 
 def _interface() -> str | None:
