@@ -69,6 +69,28 @@ def test_it_trains_and_resumes_from_where_it_lies(tmp_path: Path, monkeypatch: p
         run(tmp_path, Path("pictures"), change, *words, "method.t=2.0", f"run={json.dumps(str(folder))}", resume=True)
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_loops_of_ones_own_run(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As printed, with smaller sizes; the commands take what they leave."""
+    monkeypatch.chdir(tmp_path)
+    Path("my/pictures").mkdir(parents=True)
+    small_scenes(Path("my/pictures"), count=8)
+    code = re.findall(r"```python\n(.*?)```", DOCUMENTS["own_loop.md"], re.DOTALL)[number]
+    smaller = {"convnext_tiny": "test_convnext", "resnet50": "test_resnet", "1000": "3", "size=224": "size=64"}
+    smaller |= {"batch=64": "batch=4", "batch_size=64": "batch_size=4", "workers=4": "workers=0", "2048": "16"}
+    smaller |= {"128, 3, 224, 224": "8, 3, 64, 64"}
+    for long, short in smaller.items():
+        code = code.replace(long, short)
+    exec(code, found := dict[str, Any]())
+    assert found["loss"].isfinite()
+    network = found["network" if number else "backbone"]
+    backbone = find_backbone("test_resnet=mine.pth" if number else "mine/backbone.safetensors")
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        ours = network.eval().forward_features(image) if number else network.eval()(image)[-1]
+        torch.testing.assert_close(backbone.eval()(image)[-1], ours)
+
+
 def test_every_configuration_that_is_named_exists() -> None:
     text = " ".join(text for name, text in DOCUMENTS.items() if name != "adding_a_method.md")  # which invents one
     named = set(re.findall(r"\b((?!METHOD)\w+_(?:cnx_\w+|r50\w*|cifar))\b", text))
