@@ -16,6 +16,7 @@ from densessl.config import DataConfig
 from densessl.data.advice import Advice
 from densessl.data.check import Span, Survey
 from densessl.data.decoding import RGB
+from densessl.data.label_maps import find_label_maps
 from densessl.data.loader import FEW
 from densessl.data.pictures import Pictures, contents_of
 from densessl.data.pixels import Pixels
@@ -34,6 +35,8 @@ def report(images: Pictures, found: Survey, tiny: int) -> str:
     lines = [f"{found.pictures:,} pictures, {found.pictures - len(found.corrupt):,} readable"]
     if contents := contents_of(images):
         lines.append(f"files   {contents}")
+    if mixed := find_label_maps(images):
+        lines.append(f"beware  {mixed}")
     if found.width and found.height:
         lines += [f"{n:>9,}  {form}" for form, n in found.forms.most_common()]
         lines += [f"width   {_span(found.width)}", f"height  {_span(found.height)}"]

@@ -32,6 +32,7 @@ class Loading:
     pictures: int  # of the collection
     rate: float  # of pictures a second
     bytes: float  # that the workers hold, beside the batches that wait
+    beware: str = ""  # what the images seem to be, where they seem to be no images
 
 
 @dataclass(frozen=True)

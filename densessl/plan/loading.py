@@ -8,6 +8,7 @@ from time import perf_counter
 import psutil
 
 from densessl.config import Config
+from densessl.data.label_maps import find_label_maps
 from densessl.data.loader import Loader
 from densessl.data.pictures import open_pictures
 from densessl.data.pixels import Pixels
@@ -31,6 +32,7 @@ def measure(cfg: Config, seconds: float) -> Loading:
             unreadable=cfg.data.unreadable,
         )
 
+    beware = find_label_maps(images)
     loader(cfg.batch)  # refuses what pretraining would
     # In whole rounds of all workers, since their batches come in bursts; the first is their start.
     size, each, others = min(cfg.batch, SIZE), max(1, cfg.data.workers), set(psutil.Process().children())
@@ -42,4 +44,4 @@ def measure(cfg: Config, seconds: float) -> Loading:
         rounds += 1
     workers = set(psutil.Process().children()) - others
     rate = rounds * each * size / (perf_counter() - began)
-    return Loading(len(images), rate, sum(worker.memory_full_info().uss for worker in workers))
+    return Loading(len(images), rate, sum(worker.memory_full_info().uss for worker in workers), beware)

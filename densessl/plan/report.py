@@ -42,6 +42,8 @@ def report(figures: Figures, advice: Advice, given: Sequence[str]) -> str:
         ("loading", f"{made.rate:.3g} pictures a second with {cfg.data.workers} workers, alone"),
     ]
     lines = [f"{name:12}{text}" for name, text in head]
+    if made.beware:
+        lines += textwrap.wrap(made.beware, WIDTH, initial_indent=f"{'beware':12}", subsequent_indent=" " * 12)
     if machine.busy > BUSY:
         lines.append(
             f"{'beware':12}other programs kept {machine.busy:.0%} of the cores busy; all that follows is slower for it"

@@ -17,6 +17,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from densessl.backbone_file import FILE_NAME, save_backbone
 from densessl.config import Config
 from densessl.console import unbroken
+from densessl.data.label_maps import find_label_maps
 from densessl.data.loader import Loader
 from densessl.data.pictures import Pictures, contents_of, open_pictures
 from densessl.data.pixels import Pixels
@@ -102,6 +103,8 @@ def _pretrain(cfg: Config, asked: bool | Literal["auto"], overwrite: bool) -> Pa
     )
     if contents := contents_of(loader.images):
         log.say(f"data.path={cfg.data.path}: {contents}")
+    if distributed.is_first() and (mixed := find_label_maps(loader.images)):
+        log.say(f"beware: {mixed}")
 
     def backbone_left_out() -> str:
         facts: dict[str, Any] = {"mean": cfg.data.mean, "std": cfg.data.std, "pixels": loader.images.pixels}
