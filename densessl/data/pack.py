@@ -116,8 +116,7 @@ def _member(images: Pictures, row: int, size: int | None) -> Member | Unreadable
         small = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
         return Member(stem, "jpg", _encoded(".jpg", small), label, encoded=True)
     if not ending:
-        picture = upright(np.ascontiguousarray(raster.opaque()), raster.turn)
-        return Member(stem, "png", _encoded(".png", picture), label, encoded=True)
+        return Member(stem, "png", _encoded(".png", raster.opaque()), label, encoded=True)
     return Member(stem, ending, data, label, large=large)
 
 
