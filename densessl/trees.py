@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,21 @@ def open_layout(layouts: Mapping[str, Any], path_or_name: str | Path, split: str
             return dataset(path, split, word) if word else dataset(path, split)
     expected = "\nor\n".join(d.layout.strip("\n") for d in layouts.values())
     raise incomplete(Path(path_or_name), f"no {kind} data set that densessl reads", expected)
+
+
+def refuse_other_classes(title: str, train: Sequence[str], val: Sequence[str]) -> None:
+    """Raises UserError, saying which classes train or val has alone, or where their orders part."""
+    if train == val:
+        return
+    alone = [
+        f"{split} alone has {few(set(own) - set(other))}"
+        for split, own, other in (("train", train, val), ("val", val, train))
+        if set(own) - set(other)
+    ]
+    if not alone:
+        place = next(i for i, pair in enumerate(zip(train, val, strict=False)) if pair[0] != pair[1])
+        alone = [f"their ids order the names otherwise: {train[place]} in train stands where val has {val[place]}"]
+    raise UserError(f"{title}: the classes of train and val differ: {'; '.join(alone)}")
 
 
 def few(names: Iterable[str], most: int = 5) -> str:

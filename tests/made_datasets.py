@@ -183,13 +183,14 @@ def coco_instances(root: Path) -> Truth:
             truth[split][stem] = labels
             if name == "0002":
                 continue
-            shapes: list[tuple[int, int, object]] = [
-                (59, 0, [box(4, 4, 8, 8)]),  # pizza
-                (67, 0, [box(2, 2, 16, 12)]),  # dining table
-                (1, 0, [box(20, 2, 24, 8), box(20, 10, 24, 14), [1, 1, 2, 2]]),  # person; the last has no area
-                (3, 1, {"size": [24, 32], "counts": [22 * 24, 4 * 24, 6 * 24]}),  # cars: columns 22 to 25
+            person = [box(20, 2, 24, 8), box(20, 10, 24, 14), [1, 1, 2, 2]]  # the last has no area
+            shapes: list[tuple[int, int, object, list[int]]] = [
+                (59, 0, [box(4, 4, 8, 8)], [4, 4, 4, 4]),  # pizza
+                (67, 0, [box(2, 2, 16, 12)], [2, 2, 14, 10]),  # dining table
+                (1, 0, person, [20, 2, 4, 12]),
+                (3, 1, {"size": [24, 32], "counts": [22 * 24, 4 * 24, 6 * 24]}, [22, 0, 4, 24]),  # cars
             ]
-            for category, crowd, shape in shapes:
+            for category, crowd, shape, bbox in shapes:
                 content["annotations"].append(
                     {
                         "id": len(content["annotations"]) + 1,
@@ -197,7 +198,7 @@ def coco_instances(root: Path) -> Truth:
                         "category_id": category,
                         "iscrowd": crowd,
                         "segmentation": shape,
-                        "bbox": [0, 0, 1, 1],
+                        "bbox": bbox,
                         "area": 1,
                     }
                 )

@@ -24,8 +24,8 @@ from densessl.data.multi_crop import MultiCrop
 from densessl.data.pack import pack
 from densessl.data.pictures import open_pictures
 from densessl.data.pixels import Pixels
-from densessl.data.run_lengths import counts
 from densessl.data.scenes import Scenes
+from densessl.data.shapes import counts
 from densessl.data.sheet import LARGE, SMALL, Seen, corners, outlined, sheet, sources
 from densessl.data.sources.shards import Shards, shard_files
 from densessl.data.textures import GROUNDS, OBJECTS

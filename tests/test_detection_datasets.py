@@ -7,17 +7,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_datasets import box, coco_categories, picture
+from made_datasets import box, coco_categories, coco_instances, picture
 from picture_forms import turned
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 from pycocotools import mask as rle
 
 from densessl.data.scenes import Scenes
+from densessl.data.shapes import check_shape, run_lengths
 from densessl.detection.datasets import DATASETS, open_dataset
-from densessl.detection.datasets.objects import run_lengths
 from densessl.detection.datasets.scenes import SceneObjects
 from densessl.detection.datasets.voc import CLASSES
 from densessl.errors import UserError
+from densessl.segmentation.datasets import open_dataset as open_labels
+from densessl.trees import refuse_other_classes
 
 SIZE = (24, 32)  # height, width
 
@@ -202,6 +204,76 @@ SHORT = {"size": list(SIZE), "counts": "05"}
 
 
 @pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (
+            {"segmentation": [[10, 10, 1e8, 12, 12, 20]]},
+            r"reach from \(10, 10\) to \(1e\+08, 20\), far out of the image",
+        ),
+        ({"segmentation": [box(40, 3, 44, 8)]}, r"reach from \(40, 3\) to \(44, 8\), outside the image of 32x24"),
+        ({"segmentation": [box(20, 3, 24, 8)]}, r"to \(24, 8\), its box from \(4, 4\) to \(8, 10\)"),
+        ({"segmentation": [[v / 24 for v in box(4, 4, 8, 10)]]}, "the polygons look divided by width and height"),
+        ({"bbox": [0.125, 0.16, 0.125, 0.25]}, "the box looks divided by width and height"),
+        ({"segmentation": [box(4, 4, 10, 8)]}, "x and y look swapped, COCO's polygons are x0, y0"),
+        ({"segmentation": box(4, 4, 8, 10)}, r"no list of polygons; \[\[x0, y0, x1, y1, ...\]\] is right"),
+        (
+            {"segmentation": {"size": [24, 32], "counts": "100 5 3 60"}},
+            "counts are a text that isn't COCO's compression",
+        ),
+        ({"segmentation": {"size": [24, 32], "counts": "`f0"}}, "its runs don't fill the image of 32x24: they were"),
+        (
+            {"segmentation": {"size": [24, 32], "counts": ["768"]}},
+            "neither a list of whole numbers nor COCO's compressed",
+        ),
+        ({"segmentation": {"size": [24, 32], "counts": [-5, 773]}}, "its runs don't fill the image of 32x24"),
+        (
+            {"segmentation": {"size": [32, 24], "counts": [768]}},
+            r"size \[32, 24\], height and width of its image \[24, 32\]",
+        ),
+        ({"segmentation": {"size": [24, 32], "counts": None}}, "neither a list of whole numbers"),
+        ({"iscrowd": "0"}, 'its iscrowd is "0"; 0 or 1 is right, a number'),
+        ({"iscrowd": None}, "its iscrowd is null"),
+        ({"area": "7"}, 'its area is "7"; a number'),
+        ({"bbox": ["4", "4", "4", "6"]}, r'its bbox is \["4", "4", "4", "6"\]; x, y, width, height'),
+        ({"image_id": "3"}, 'its image_id "3" is none of the 1 images: 3; a number and a text are not the same'),
+        ({"image_id": None}, "its image_id null is none of the 1 images: 3"),
+        ({"category_id": [59]}, r"its category_id \[59\] is none of the 80 categories: 1, 2, "),
+        ({"category_id": "59"}, 'its category_id "59" is none of the .* a number and a text are not the same'),
+    ],
+)
+def test_both_evaluations_refuse_an_annotation_alike(tmp_path, wrong, message):
+    coco_instances(tmp_path)
+    file = tmp_path / "annotations" / "instances_val2017.json"
+    content = json.loads(file.read_text())
+    content["annotations"][0].update(bbox=[4, 4, 4, 6], segmentation=[box(4, 4, 8, 10)])
+    file.write_text(json.dumps(content))
+    open_labels(tmp_path, "val")
+    content["annotations"][0].update(wrong)
+    file.write_text(json.dumps(content))
+    for opened, read in ((open_dataset, "objects"), (open_labels, "values")):
+        with pytest.raises(UserError, match=rf"instances_val2017\.json: annotation 1: .*{message}"):
+            getattr(opened(tmp_path, "val"), read)(0)
+
+
+def test_polygons_that_reach_out_are_cut_and_a_cut_text_is_no_shape():
+    """Pillow's polygon differs by the pixels of an edge alone."""
+    rng = np.random.default_rng(1)
+    for _ in range(6):
+        points = (rng.random((5, 2)) * 2.2 - 0.6) * (320, 240)
+        low, high = points.min(0), points.max(0)
+        check_shape([points.ravel().tolist()], 240, 320, [*low.clip(0), *high.clip(max=(320, 240))])
+        mask = rle.decode(run_lengths([points.ravel().tolist()], 240, 320))
+        theirs = Image.new("1", (320, 240))
+        ImageDraw.Draw(theirs).polygon([tuple(point) for point in points.tolist()], fill=1)
+        assert (np.asarray(theirs) != mask).sum() < 1500  # of edges of up to 1,300 pixels
+        text = rle.encode(mask)["counts"].decode()
+        np.testing.assert_array_equal(rle.decode(run_lengths({"size": [240, 320], "counts": text}, 240, 320)), mask)
+        for cut in range(0, len(text), 9):
+            with pytest.raises(ValueError, match="its runs don't fill the image of 320x240"):
+                run_lengths({"size": [240, 320], "counts": text[:cut]}, 240, 320)
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"bbox": [2, 3, 0, 5]}, r"annotation 0: its bbox \[2, 3, 0, 5\] has no extent"),
@@ -209,16 +281,16 @@ SHORT = {"size": list(SIZE), "counts": "05"}
         ({"bbox": [40, 3, 4, 5]}, r"annotation 0: its box from \(40, 3\) to \(44, 8\) is outside the 32x24"),
         ({"bbox": [20, 12, 30, 22]}, r"reaches out of the 32x24; COCO's boxes are x, y, width, height"),
         ({"bbox": [2, 3, float("nan"), 5]}, r"is none"),
-        ({"bbox": [2, 3, 4]}, "annotation 0: .*expected 4"),
-        ({"bbox": None}, "annotation 0 isn't as COCO has it"),
-        ({"category_id": 5}, r"annotation 0: its category_id 5 is none of the categories: 3, 7"),
-        ({"image_id": "a"}, r"annotation 0: its image_id 'a' is none of the 1 images"),
+        ({"bbox": [2, 3, 4]}, r"annotation 0: its bbox is \[2, 3, 4\]; x, y, width, height are right, four numbers"),
+        ({"bbox": None}, "annotation 0: its bbox is null; "),
+        ({"category_id": 5}, r"annotation 0: its category_id 5 is none of the 2 categories: 3, 7"),
+        ({"image_id": "a"}, r"annotation 0: its image_id \"a\" is none of the 1 images: 0"),
         ({"area": -1}, "its area is -1"),
         ({"segmentation": [[1, 2, 3, 4]]}, "a polygon is x0, y0, x1, y1"),
         ({"segmentation": [[1, 2, 3, 4, 5, "x"]]}, "a polygon holds what is no number"),
-        ({"segmentation": RUNS}, "its runs don't fill the picture of 32x24"),
+        ({"segmentation": RUNS}, "annotation 0: its runs don't fill the image of 32x24"),
         ({"segmentation": "mask.png"}, "neither a list of polygons nor run lengths"),
-        ({"segmentation": SHORT}, r"a shape in a can't be drawn: its runs don't fill the picture of 32x24"),
+        ({"segmentation": SHORT}, "annotation 0: its runs don't fill the image of 32x24"),
     ],
 )
 def test_wrong_annotations_are_refused(tmp_path, changes, message):
@@ -236,6 +308,25 @@ def spoil(root: Path, how: str) -> None:
         file.write_text("[]")
     elif how == "nothing":
         file.write_text(json.dumps({**content, "annotations": []}))
+    elif how == "crowds":
+        file.write_text(json.dumps({**content, "annotations": [a | {"iscrowd": 1} for a in content["annotations"]]}))
+    elif how == "from 0 to 1":
+        small = [{**a, "bbox": [0.1, 0.2, 0.5, 0.4], "segmentation": []} for a in content["annotations"]]
+        file.write_text(json.dumps({**content, "annotations": small}))
+    elif how == "null":
+        file.write_text(json.dumps({**content, "annotations": None}))
+    elif how in ("mixed ids", "null id", "null name", "one name"):
+        other = {
+            "mixed ids": {"id": "3"},
+            "null id": {"id": None},
+            "null name": {"name": None},
+            "one name": {"name": "nut"},
+        }
+        content["categories"][1].update(other[how])
+        file.write_text(json.dumps(content))
+    elif how in ("text size", "null file"):
+        content["images"][0].update({"text size": {"width": "32"}, "null file": {"file_name": None}}[how])
+        file.write_text(json.dumps(content))
     elif how == "no pictures":
         file.write_text(json.dumps({**content, "images": [], "annotations": []}))
     elif how == "no categories":
@@ -257,13 +348,28 @@ def spoil(root: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("no json", r"train\.json: not a file of COCO's instances: JSONDecodeError"),
-        ("a list", r"train\.json: not a file of COCO's instances: TypeError"),
-        ("nothing", r"annotations/train\.json has no object; there is nothing to learn or to score"),
+        ("no json", r"train\.json: not a file of COCO's: Expecting"),
+        ("a list", r"train\.json: not a file of COCO's: it has no images; a list of objects"),
+        (
+            "nothing",
+            r"annotations/train\.json has no object, there is nothing to learn or to score: it has no annotation",
+        ),
+        ("crowds", r"train\.json has no object, .*: of its 2 annotations 2 are crowds$"),
+        (
+            "from 0 to 1",
+            r"of its 2 annotations 0 are crowds, and 2 are narrower than a pixel, as boxes from 0 to 1 are",
+        ),
+        ("null", r"train\.json: not a file of COCO's: annotations is null"),
+        ("mixed ids", r'train\.json: category "3": ids have to be whole numbers, all of them, or texts'),
+        ("null id", r"train\.json: category at place 1: ids have to be"),
+        ("null name", r"train\.json: category 3: its name is null"),
+        ("one name", r"train\.json: 'nut' stands twice among the categories"),
+        ("text size", r'train\.json: image 0: a height or width of "32"; a whole number'),
+        ("null file", r"train\.json: image 0: its file_name is null"),
         ("no pictures", r"(?s)annotations/train\.json names no pictures.expected:"),
         ("no categories", r"train\.json: there are no categories"),
-        ("two ids", r"train\.json: 1 of the images have the id of another"),
-        ("two names", r"train\.json: a file_name stands twice"),
+        ("two ids", r"train\.json: image 0: another of the images has its id"),
+        ("two names", r"train\.json: 'deep/a\.png' stands twice among the images"),
         ("no size", r"train\.json: .*a height or width of 0"),
         ("missing", r"(?s)1 pictures of annotations/train\.json are missing: deep/a\.png.expected:.*found:"),
         ("half", r"(?s)annotations/train\.json is missing.expected:.*FOLDER/.*found:.*annotations/  val\.json"),
@@ -274,6 +380,25 @@ def test_wrong_folders_are_refused(tmp_path, how, message):
     spoil(folder(tmp_path), how)
     with pytest.raises(UserError, match=message):
         open_dataset(tmp_path, "train").picture(0)
+
+
+@pytest.mark.parametrize(
+    ("val", "message"),
+    [
+        (("car", "bus"), r"mine: the classes of train and val differ: train alone has sign$"),
+        (("car", "sign", "bus", "tram"), "differ: val alone has tram"),
+        (("car", "bus", "sign"), "their ids order the names otherwise: sign in train stands where val has bus"),
+    ],
+)
+def test_other_classes_are_named(val, message):
+    refuse_other_classes("mine", ("car", "sign", "bus"), ("car", "sign", "bus"))
+    with pytest.raises(UserError, match=message):
+        refuse_other_classes("mine", ("car", "sign", "bus"), val)
+
+
+def test_categories_without_an_object_are_said(tmp_path, caplog):
+    open_dataset(folder(tmp_path / "parts", category_id=3), "val")
+    assert caplog.messages == ["parts val: no object is of nut, of 2 classes"]
 
 
 def spoil_voc(root: Path, how: str) -> None:

@@ -421,7 +421,9 @@ def test_categories_must_agree(tmp_path):
     file = data / "annotations" / "val.json"
     file.write_text(file.read_text().replace('"green"', '"blue"'))
     train, val = (open_dataset(data, split) for split in ("train", "val"))
-    with pytest.raises(UserError, match="squares: the categories of training and validation differ"):
+    with pytest.raises(
+        UserError, match="squares: the classes of train and val differ: train alone has green; val alone has blue"
+    ):
         evaluate(find_backbone("test_resnet"), train, val, QUIET)
 
 

@@ -16,8 +16,8 @@ from pycocotools import mask as rle
 from densessl.data.in_order import in_order
 from densessl.data.new_folder import new_folder
 from densessl.data.palette import palette
-from densessl.data.run_lengths import counts
 from densessl.data.scenes import Scenes
+from densessl.data.shapes import counts
 from densessl.data.textures import GROUNDS, OBJECTS
 
 # VOC's readers know VOC's classes alone, so the objects of the scenes go by these names there, in their order.

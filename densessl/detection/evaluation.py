@@ -21,6 +21,7 @@ from densessl.device import find_device, peak_memory
 from densessl.errors import UserError
 from densessl.outcomes import Row, backbone_facts, data_facts
 from densessl.training import distributed
+from densessl.trees import refuse_other_classes
 
 SHOWN = 4  # pictures whose detections are kept
 
@@ -94,8 +95,7 @@ def evaluate(
 def check(backbone: Backbone, train: DetectionDataset, val: DetectionDataset, protocol: Protocol) -> None:
     """Raises UserError for what doesn't fit together."""
     check_backbone(backbone, protocol)
-    if train.classes != val.classes:
-        raise UserError(f"{train.title}: the categories of training and validation differ")
+    refuse_other_classes(train.title, train.classes, val.classes)
     for data in (train, val):
         if isinstance(protocol, FPN) and protocol.masks and not data.masks:
             raise UserError(

@@ -22,6 +22,7 @@ from densessl.segmentation.protocols import Clusters, Fast, Linear, Protocol, Re
 from densessl.segmentation.result import Result
 from densessl.segmentation.samples import InferenceSamples
 from densessl.segmentation.scoring import ALONE, Processes, score
+from densessl.trees import refuse_other_classes
 
 FITS: dict[type[Protocol], Any] = {
     Linear: linear.fit,
@@ -109,8 +110,7 @@ def check(
             f"protocol {protocol.name} needs a backbone of output stride {protocol.output_stride}, this one has "
             f"{backbone.output_stride}: load it with output_stride={protocol.output_stride}"
         )
-    if train.classes != val.classes:
-        raise UserError(f"{train.title}: the classes of training and validation differ")
+    refuse_other_classes(train.title, train.classes, val.classes)
     for data in (train, val):
         if not len(data):
             raise UserError(f"{data.title}: the split {data.split} is empty")

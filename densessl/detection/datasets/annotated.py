@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
+from pydantic_core import from_json, to_json
 
+from densessl.data.annotations import Annotation
 from densessl.data.palette import palette
-from densessl.detection.datasets.objects import Objects, run_lengths
+from densessl.detection.datasets.objects import Objects
 from densessl.errors import UserError
 from densessl.segmentation.datasets.files import read_picture, told_turn
 from densessl.trees import few, incomplete
 
 log = logging.getLogger("densessl")
-
-
-class Annotation(NamedTuple):
-    """One object. ``shape`` is a list of polygons or run lengths as COCO has them, None where there is a box alone."""
-
-    label: int  # from 1
-    box: Sequence[float]  # left, top, right, bottom
-    area: float | None  # None: of the shape, or of the box
-    crowd: bool = False
-    difficult: bool = False
-    shape: Any = None
 
 
 class Annotated:
@@ -55,14 +44,18 @@ class Annotated:
         self.colors = tuple(palette(i + 1) for i in range(len(classes)))
         self.source = source
         files: list[bytes] = []
-        sizes, notes, labelled, shapes = [], [], [], []
+        sizes, notes, labelled, shapes, crowds = [], [], [], [], 0
+        found: set[int] = set()
         for file, height, width, objects in rows:
-            if any(not o.crowd and min(o.box[2] - o.box[0], o.box[3] - o.box[1]) >= 1 for o in objects):
+            narrow = [min(o.box[2] - o.box[0], o.box[3] - o.box[1]) < 1 for o in objects]
+            crowds += sum(o.crowd for o in objects)
+            if not all(o.crowd or thin for o, thin in zip(objects, narrow, strict=True)):
                 labelled.append(len(files))
             shapes += [o.shape is not None for o in objects]
+            found.update(o.label for o in objects)
             files.append(os.fsencode(file))
             sizes.append((height, width))
-            notes.append(json.dumps(objects, separators=(",", ":")).encode())
+            notes.append(to_json(objects))
         if not files:
             raise incomplete(root, f"{source} names no pictures", layout)
         folders: dict[Path, set[str]] = {}
@@ -75,12 +68,17 @@ class Annotated:
         if missing:
             raise incomplete(root, f"{len(missing)} pictures of {source} are missing: {few(missing)}", layout)
         if not labelled:
-            raise UserError(f"{root}: {source} has no object; there is nothing to learn or to score")
+            why = "it has no annotation" if not shapes else f"of its {len(shapes)} annotations {crowds} are crowds"
+            if thin := len(shapes) - crowds:
+                why += f", and {thin} are narrower than a pixel, as boxes from 0 to 1 are, where pixels are right"
+            raise UserError(f"{root}: {source} has no object, there is nothing to learn or to score: {why}")
         # As bytes in one array: Python objects take several times that, again in each forked worker.
         self._files, self._sizes = np.array(files), np.array(sizes)
         self._notes, self._ends = np.frombuffer(b"".join(notes), np.uint8), np.cumsum([0, *map(len, notes)])
         self.labelled: Sequence[int] = labelled  # pictures with an object that is no crowd and as wide as a pixel
         self.masks = all(shapes)
+        if absent := [name for label, name in enumerate(classes, 1) if label not in found]:
+            log.warning("%s %s: no object is of %s, of %d classes", title, split, few(absent), len(classes))
         if published not in (None, len(files)):
             log.warning("%s: %d of the %d pictures of %s are here", title, len(files), published, split)
 
@@ -110,8 +108,8 @@ class Annotated:
         return picture
 
     def objects(self, index: int) -> Objects:
-        """Raises UserError for a shape that can't be drawn."""
-        notes = json.loads(self._notes[self._ends[index] : self._ends[index + 1]].tobytes())
+        """Raises UserError for run lengths that were cut."""
+        notes = from_json(self._notes[self._ends[index] : self._ends[index + 1]].tobytes())
         found = [Annotation(*note) for note in notes]
         boxes = np.array([o.box for o in found], np.float64).reshape(-1, 4)
         areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
@@ -119,10 +117,7 @@ class Annotated:
         if self.masks:
             from pycocotools import mask as rle
 
-            try:
-                shapes = [run_lengths(o.shape, *self.size(index)) for o in found]
-            except Exception as error:  # whatever pycocotools raises
-                raise UserError(f"{self.source}: a shape in {self.name(index)} can't be drawn: {error}") from None
+            shapes = [o.drawn(self.source, *self.size(index)) for o in found]
             areas = rle.area(shapes).astype(np.float64) if shapes else areas
         given = [o.area for o in found]
         return Objects(

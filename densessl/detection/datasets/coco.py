@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from densessl.data.annotations import read_instances
 from densessl.detection.datasets.annotated import Annotated
-from densessl.detection.datasets.instances import read_instances
 from densessl.errors import UserError
 from densessl.trees import incomplete
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree
 
-from densessl.detection.datasets.annotated import Annotated, Annotation
-from densessl.detection.datasets.objects import box_in
+from densessl.data.annotations import Annotation
+from densessl.data.shapes import box_in
+from densessl.detection.datasets.annotated import Annotated
 from densessl.errors import UserError
 from densessl.files import read_utf8
 from densessl.segmentation.datasets.voc import CLASSES as WITH_BACKGROUND

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
+from pydantic_core import from_json, to_json
 
+from densessl.data.annotations import Annotation, read_instances
 from densessl.errors import UserError
 from densessl.segmentation.datasets.class_table import ClassTable, read_table
-from densessl.segmentation.datasets.coco_annotations import draw, instances, panoptic, read_annotations
+from densessl.segmentation.datasets.coco_annotations import draw, hold_categories, read_panoptic
 from densessl.segmentation.datasets.files import IGNORE, read_codes, translate_codes
 from densessl.segmentation.datasets.pairs import Pairs, lookup_of, require
 from densessl.trees import incomplete
@@ -63,14 +64,17 @@ COCO/
             pairs = [(picture, source / f"{picture.stem}.png") for picture in sorted(pictures.glob("[!.]*.jpg"))]
         else:
             masks = _either(root / f"panoptic_{part}", root / "annotations" / f"panoptic_{part}")
-            rows = (panoptic if self.form == "panoptic" else instances)(read_annotations(source, table), table.labels)
             pairs, notes = [], []
-            try:
-                for picture, mask, note in rows:
-                    pairs.append((pictures / picture, masks / mask if mask else source))
-                    notes.append(json.dumps(note, separators=(",", ":")).encode())
-            except (KeyError, TypeError) as error:
-                raise UserError(f"{source}: an entry isn't as COCO has it: {type(error).__name__} {error}") from None
+            if self.form == "panoptic":
+                for picture, mask, segments in read_panoptic(source, table.labels):
+                    pairs.append((pictures / picture, masks / mask))
+                    notes.append(to_json(segments))
+            else:  # a picture without instances is background
+                found = read_instances(source, published=True, shapes=True)
+                hold_categories(source, found.ids, table.labels)
+                for picture, height, width, objects in found.rows:
+                    pairs.append((pictures / picture, source))
+                    notes.append(to_json((height, width, objects)))
             # As text in one array: Python objects take several times that, again in each forked worker.
             self._notes, self._ends = np.frombuffer(b"".join(notes), np.uint8), np.cumsum([0, *map(len, notes)])
         require(root, pairs, source.name, self.layout)
@@ -106,9 +110,10 @@ COCO/
         if self.form == "stuff":
             return super().values(index)
         file = self.pair(index)[1]
-        note = json.loads(self._notes[self._ends[index] : self._ends[index + 1]].tobytes())
+        note = from_json(self._notes[self._ends[index] : self._ends[index + 1]].tobytes())
         if self.form == "instances":
-            return draw(file, **note)
+            height, width, objects = note
+            return draw(file, height, width, [Annotation(*found) for found in objects])
         codes = read_codes(file)
         labels = translate_codes(codes, {0: IGNORE, **dict(note)})
         if labels.min() < 0:

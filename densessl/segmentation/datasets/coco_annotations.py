@@ -1,76 +1,64 @@
-"""COCO's annotation files: what they say about each picture, and instances drawn as labels."""
+"""COCO's annotations as labels: the segments of its panoptic masks, and its instances drawn."""
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pycocotools import mask as rle
 
+from densessl.data.annotations import WRONG, Annotation, by_id, known, read_content, refusal
 from densessl.errors import UserError
-from densessl.segmentation.datasets.class_table import ClassTable
 from densessl.segmentation.datasets.files import IGNORE
+from densessl.trees import few
+
+Segments = list[tuple[int, int]]  # (segment id, label)
 
 
-def read_annotations(file: Path, table: ClassTable) -> dict[str, Any]:
-    """The whole file, its categories held against the table's. Raises UserError."""
-    try:
-        content = json.loads(file.read_bytes())
-        found = {category["id"] for category in content["categories"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: not a file of COCO's: {type(error).__name__} {error}") from None
-    if found != table.labels.keys():
+def hold_categories(file: Path, found: Iterable[object], labels: dict[int, int]) -> None:
+    """Raises UserError where the ids of a file's categories are not those of ``labels``."""
+    ids = set(found)
+    if wrong := [f"{i} is missing" for i in labels.keys() - ids] + [
+        f"{i} is none of them" for i in ids - labels.keys()
+    ]:
         raise UserError(
-            f"{file}: its {len(found)} categories are not COCO's {len(table.labels)}; for classes of your own write "
-            "masks and a classes.txt"
-        )
-    return content
-
-
-def panoptic(content: dict[str, Any], labels: dict[int, int]) -> Iterator[tuple[str, str, Any]]:
-    """Picture, mask, and (segment id, label) of its segments."""
-    names = {image["id"]: image["file_name"] for image in content["images"]}
-    for a in content["annotations"]:
-        segments = [(segment["id"], labels[segment["category_id"]]) for segment in a["segments_info"]]
-        yield names[a["image_id"]], a["file_name"], segments
-
-
-def instances(content: dict[str, Any], labels: dict[int, int]) -> Iterator[tuple[str, str, Any]]:
-    """Picture, no mask, and what ``draw`` needs; a picture without instances is background."""
-    objects: dict[int, list[Any]] = defaultdict(list)
-    for a in content["annotations"]:
-        label = IGNORE if a["iscrowd"] else labels[a["category_id"]]
-        objects[a["image_id"]].append((a["id"], label, a["segmentation"]))
-    for image in content["images"]:
-        yield (
-            image["file_name"],
-            "",
-            {"height": image["height"], "width": image["width"], "objects": objects.get(image["id"], [])},
+            f"{file}: its {len(ids)} categories are not COCO's {len(labels)} ({few(wrong)}); for classes of your own "
+            "write masks and a classes.txt"
         )
 
 
-def draw(file: Path, height: int, width: int, objects: Iterable[tuple[int, int, Any]]) -> np.ndarray:
-    """(height, width) labels; an object is (annotation id, label, polygons or run lengths). Raises UserError."""
-    layers = []
-    for number, label, shape in objects:
+def read_panoptic(file: Path, labels: dict[int, int]) -> Iterator[tuple[str, str, Segments]]:
+    """Picture, mask and segments of each annotation. Raises UserError naming the file and the entry."""
+    content = read_content(file)
+    hold_categories(file, by_id(file, content, "categories", lambda category: None), labels)
+    names = by_id(file, content, "images", lambda image: _name(image["file_name"]))
+    for place, entry in enumerate(content["annotations"]):
         try:
-            if isinstance(shape, list):  # fewer than three points have no area, and four numbers would be a box
-                polygons = [polygon for polygon in shape if len(polygon) >= 6]
-                code = rle.merge(rle.frPyObjects(polygons, height, width)) if polygons else None
-            else:
-                runs = shape["counts"]
-                if shape["size"] != [height, width] or (isinstance(runs, list) and sum(runs) != height * width):
-                    raise ValueError(f"its runs don't fill the picture of {width}x{height}")  # but with stale memory
-                code = rle.frPyObjects(shape, height, width) if isinstance(runs, list) else shape
-            if code is not None:
-                layers.append((label != IGNORE, -int(rle.area(code)), label, rle.decode(code).astype(bool)))
-        except Exception as error:  # whatever pycocotools raises
-            raise UserError(f"{file}: the shape of annotation {number} can't be drawn: {error}") from None
+            picture, segments = known(entry, "image_id", names, "images"), []
+            for segment in entry["segments_info"]:
+                if type(segment["id"]) is not int:
+                    raise UserError(f"a segment has the id {segment['id']!r}; a number is right")
+                segments.append((segment["id"], known(segment, "category_id", labels, "categories")))
+            yield picture, _name(entry["file_name"]), segments
+        except WRONG as error:
+            raise refusal(file, "annotation", place, entry, error) from None
+
+
+def draw(file: Path, height: int, width: int, objects: Iterable[Annotation]) -> np.ndarray:
+    """(height, width) labels of objects with shapes; crowds are ignored. Raises UserError for run lengths cut."""
+    layers = []
+    for found in objects:
+        code = found.drawn(file, height, width)
+        label = IGNORE if found.crowd else found.label
+        layers.append((not found.crowd, -int(rle.area(code)), label, rle.decode(code).astype(bool)))
     labels = np.zeros((height, width), np.uint8)
     for _, _, label, inside in sorted(layers, key=lambda layer: layer[:2]):
         labels[inside] = label
     return labels
+
+
+def _name(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise UserError(f"its file_name is {value!r}")
+    return value
