@@ -123,12 +123,13 @@ class Backbone(nn.Module):
         self.micro_batch = pictures
 
     def compile_blocks(self) -> None:
-        """Compile each residual block when it first runs: one program for all blocks of a stage and size of view."""
-        # By default 8, after which blocks would run uncompiled: 5 for each size, with gradient and without.
-        torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+        """Compile each residual block when it first runs: one program for all blocks of a stage and shape of views."""
+        # By default 8, after which blocks would run uncompiled. A shape takes up to 8, two a stage, and as many without
+        # gradient; there are two sizes of views, and with micro-batches a last piece of each.
+        torch._dynamo.config.recompile_limit = max(256, torch._dynamo.config.recompile_limit)
         for module in self.net.modules():
             if isinstance(module, ConvNeXtBlock | BasicBlock | Bottleneck):
-                module.compile()
+                module.compile(dynamic=False)  # Inductor can't order the strides of symbolic sizes on a processor
 
     def each(self, images: Iterable[Tensor]) -> list[Tensor]:
         """The last map (B, C, h, w), after the final norm, of each of several batches (B, C, H, W) of pictures.

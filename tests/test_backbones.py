@@ -1,5 +1,7 @@
 """The contract of a backbone, and what timm hides."""
 
+import shutil
+
 import pytest
 import timm
 import torch
@@ -142,3 +144,23 @@ def test_names_read_in_timms_source_are_those_of_its_registry() -> None:
         assert check_name(name) == name
     with pytest.raises(ValueError, match="'resnetv2_50' is no ConvNeXt or ResNet of timm; nearest: "):
         check_name("resnetv2_50")
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("name", ["convnext_atto", "test_resnet"])
+def test_compiled_blocks_train_on_maps_of_several_sizes(name: str) -> None:
+    """Of a block each of two stages, which share their code: the second has other sizes, as small crops have too."""
+    torch.manual_seed(0)
+    net = (backbone := Backbone(name)).net
+    convnext = "convnext" in name
+    first, second = (stage.blocks for stage in net.stages[:2]) if convnext else (net.layer1, net.layer2)
+    widths = backbone.channels[:2] if convnext else (32, 32)
+    backbone.eval().compile_blocks()
+    for block, width, side in zip((first[0], second[-1]), widths, (4, 2), strict=True):
+        image = torch.randn(4, width, side, side, requires_grad=True)
+        made = block(image)
+        (compiled,) = torch.autograd.grad(made.square().sum(), image)
+        with torch.compiler.set_stance("force_eager"):
+            expected = block(image)
+            torch.testing.assert_close(made, expected)
+            torch.testing.assert_close(compiled, torch.autograd.grad(expected.square().sum(), image)[0])
