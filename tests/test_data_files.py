@@ -211,7 +211,8 @@ def test_pack_by_words(packable, tmp_path, capsys):
 
 def configuration(path: Path | str, *more: str) -> Config:
     small = ["views.large.size=48", "views.large.count=2", "views.small={count: 3, size: 24, scale: [0.05, 0.3]}"]
-    return load_config("demo", [f"data.path={path}", *small, "batch=6", "seed=5", *more])
+    any_size = ["method={name: vicreg}", "backbone.name=test_resnet"]
+    return load_config("demo", [f"data.path={path}", *any_size, *small, "batch=6", "seed=5", *more])
 
 
 @pytest.fixture
