@@ -29,7 +29,8 @@ from densessl.backbones import Backbone, pooled
 from densessl.commands import export as command
 from densessl.data.pixels import Pixels
 from densessl.errors import UserError
-from densessl.export import EXPORTERS, export, exporter, manifest_path
+from densessl.export import EXPORTERS, export, exporter, manifest_path, program
+from densessl.export.verify import differences
 from densessl.foreign import layouts
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -181,7 +182,7 @@ def test_an_export_is_the_same_network_there(
     require(target)
     source = files(name)
     assert command.main([str(source), "--to", target, "--out", str(tmp_path)]) == 0
-    out = tmp_path / (f"{name}.{target}{EXPORTERS[target].SUFFIX}" if target != "hf" else f"{name}.hf")
+    out = tmp_path / (f"{name}.{target}".removesuffix(EXPORTERS[target].SUFFIX) + EXPORTERS[target].SUFFIX)
     printed = capsys.readouterr().out
     assert str(out) in printed
 
@@ -502,3 +503,40 @@ def test_the_script_says_a_mistake_in_one_line(monkeypatch: pytest.MonkeyPatch) 
         runpy.run_path(str(script), run_name="__main__")
     assert stop.value.code == 2
     assert len(said.getvalue().splitlines()) == 1
+
+
+def test_a_program_takes_every_size_that_the_backbone_takes(tmp_path: Path) -> None:
+    for name, sizes in {
+        "test_convnext": [(1, 32, 32), (3, 33, 250), (1, 96, 64)],
+        "test_resnet": [(1, 32, 32), (3, 31, 33), (1, 8, 200), (1, 1, 1)],
+        "resnet18d": [(1, 32, 32), (1, 31, 70)],
+    }.items():
+        backbone = scatter(Backbone(name))
+        EXPORTERS["torch_export"].write(backbone, tmp_path / f"{name}.pt2")  # type: ignore[arg-type]
+        net = torch.export.load(tmp_path / f"{name}.pt2").module()
+        for batch, height, width in sizes:
+            x = torch.randn(batch, 3, height, width)
+            with torch.inference_mode():
+                equal(backbone.stages(x), net(x)[:4])  # type: ignore[operator]
+
+
+def test_axes_of_onnx_are_called_by_what_they_are(tmp_path: Path) -> None:
+    require("onnx")
+    import onnxruntime
+
+    EXPORTERS["onnx"].write(Backbone("test_convnext").eval(), tmp_path / "b.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "b.onnx")
+    (image_in,), vectors = session.get_inputs(), session.get_outputs()[-1]
+    assert (image_in.name, image_in.shape) == ("image", ["batch", 3, "height", "width"])
+    assert (vectors.name, vectors.shape) == ("vectors", ["batch", 64])
+    (small,) = session.run(["stage4"], {"image": torch.zeros(1, 3, 32, 32).numpy()})
+    assert small.shape == (1, 64, 1, 1)
+
+
+def test_what_fails_at_the_smallest_map_or_at_one_image_is_not_exported() -> None:
+    backbone = Backbone("test_resnet").eval()
+    shapes = ({0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC},)
+    net = program.StageMaps(backbone)
+    larger = torch.export.export(net, (torch.zeros(2, 3, 96, 64),), dynamic_shapes=shapes).module()
+    with torch.no_grad(), pytest.raises(UserError, match="not exported: images of 1x3x32x32, which the backbone takes"):
+        differences(backbone.stages, lambda x: larger(x)[:4], 3)

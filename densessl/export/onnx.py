@@ -17,7 +17,14 @@ NEEDS = ("onnx", "onnxscript", "onnxruntime")
 def write(backbone: Backbone, file: Path) -> None:
     """Without the optimiser of constants, which would fold batch normalisation and so change the weights."""
     program = torch.onnx.export(
-        exported(backbone), (), input_names=["image"], output_names=NAMES, dynamo=True, optimize=False, verbose=False
+        exported(backbone),
+        (),
+        input_names=["image"],
+        output_names=NAMES,
+        dynamic_shapes={"image": {0: "batch", 2: "height", 3: "width"}},
+        dynamo=True,
+        optimize=False,
+        verbose=False,
     )
     assert program is not None
     program.save(file, external_data=False)
