@@ -25,11 +25,12 @@ from densessl.data.pixels import Pixels
 from densessl.errors import UserError
 from densessl.files import aside
 from densessl.foreign.architecture import in_chans, timm_name
+from densessl.foreign.beside import read_beside
 from densessl.foreign.file_kind import is_safetensors
 from densessl.foreign.filling import fill, fill_foreign, read_foreign
 from densessl.foreign.state_file import FOLDER_WEIGHTS
 from densessl.key_report import key_report, require_finite
-from densessl.reading import pixel_facts
+from densessl.reading import COLOUR, pixel_facts
 from densessl.vit import network
 
 log = logging.getLogger("densessl")
@@ -152,16 +153,24 @@ def _load_file(path: Path, output_stride: int) -> Backbone:
 def import_backbone(path: Path, name: str = "", part: str = "", *, output_stride: int = 32) -> Backbone:
     """The backbone of another project's checkpoint, in eval mode; what was matched, dropped and filled is logged.
 
-    ``name`` is timm's; without it depths and widths decide. A tag in it, as in resnet50.a1_in1k, tells the mean and std
-    of the pictures; ImageNet's are taken otherwise, with a red std of 0.228 where the file shows that it comes from
-    SwAV, DeepCluster-v2 or VICRegL. Raises UserError, and nothing is returned, unless every tensor fits.
+    ``name`` is timm's; without it JSON beside the file decides, and then depths and widths. A tag in it, as in
+    resnet50.a1_in1k, tells the mean and std of the pictures, and so does JSON (see ``read_beside``); ImageNet's are
+    taken otherwise, with a red std of 0.228 where the file shows that it comes from SwAV, DeepCluster-v2 or VICRegL.
+    Raises UserError, and nothing is returned, unless every tensor fits.
     """
     name, tag = split_model_name_tag(name)
-    found = read_foreign(path, part)
+    beside, found = read_beside(path), read_foreign(path, part)
     try:
-        name, channels = name or timm_name(found.layout, found.tensors), in_chans(found.layout, found.tensors)
+        name, channels = (
+            name or beside.name or timm_name(found.layout, found.tensors),
+            in_chans(found.layout, found.tensors),
+        )
         backbone = network(name, in_chans=channels, output_stride=output_stride)
-        colour = colours_of_tag(f"{name}.{tag}") if tag and channels == 3 else colours(channels, found.origin)
+        colour: dict[str, Any] = colours(channels, found.origin)
+        if tag and channels == 3:
+            colour = colours_of_tag(f"{name}.{tag}")
+        elif {len(beside.facts.get(key, ())) for key in COLOUR} == {channels}:
+            colour = beside.facts
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     report = fill_foreign(backbone, path, found)
@@ -182,6 +191,8 @@ def init_backbone(backbone: Backbone, spec: str | Path) -> str:
         raise UserError(f"{spec!s}: names a network; the backbone to fill is a {backbone.name} and needs a file")
     path = _find_file(path)
     if not _is_ours(path):
+        if (named := read_beside(path).name) not in ("", backbone.name):
+            raise UserError(f"{path}: a {named}, as JSON beside it says; the backbone to fill is a {backbone.name}")
         return fill_foreign(backbone, path, read_foreign(path, part))
     tensors, facts = _read(path)
     if part:

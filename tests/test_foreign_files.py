@@ -5,6 +5,7 @@ import bz2
 import gzip
 import io
 import itertools
+import json
 import lzma
 import os
 import pickle
@@ -27,10 +28,13 @@ from densessl.backbone_spec import BackboneSpec, parse_spec
 from densessl.backbones import Backbone
 from densessl.commands import export as export_command
 from densessl.commands.naming import comparison_folders, result_folders, short_names
+from densessl.data.pixels import Pixels
 from densessl.errors import UserError
+from densessl.export import export
 from densessl.foreign.architecture import CONVNEXTS, RESNETS, in_chans, timm_name
 from densessl.foreign.sources import find_part
 from densessl.foreign.state_file import read_state
+from densessl.reading import pixels_of
 
 ARRAYS: dict[str, Any] = {
     "float32": np.arange(24, dtype=np.float32).reshape(2, 3, 4),
@@ -415,3 +419,58 @@ def test_an_export_takes_a_foreign_checkpoint(tmp_path: Path) -> None:
     with torch.inference_mode():
         x = image(64, 64)
         torch.testing.assert_close(again.eval().forward_features(x), net.forward_features(x), rtol=0, atol=1e-4)
+
+
+def test_json_beside_the_weights_tells_the_network_and_its_colours(tmp_path: Path) -> None:
+    state = timm.create_model("resnetblur18", num_classes=0).state_dict()  # whose keys are resnet18's
+    save_file(state, tmp_path / "model.safetensors")
+    config = {"architecture": "resnetblur18", "pretrained_cfg": {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7]}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for spec in (tmp_path, tmp_path / "model.safetensors"):
+        backbone = load_backbone(spec)
+        assert (backbone.name, backbone.metadata["mean"], backbone.metadata["std"]) == (
+            "resnetblur18",
+            (0.1, 0.2, 0.3),
+            (0.5, 0.6, 0.7),
+        )
+    with pytest.raises(UserError, match="a resnetblur18, as JSON beside it says; the backbone to fill is a resnet18"):
+        init_backbone(Backbone("resnet18"), tmp_path)
+    processor = {"image_mean": [0, 127.5, 255], "image_std": [51, 51, 51], "do_rescale": False}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    facts = load_backbone(tmp_path).metadata
+    assert (facts["mean"], facts["std"]) == ((0, 0.5, 1), (0.2, 0.2, 0.2))
+    (tmp_path / "preprocessor_config.json").write_text("{")
+    with pytest.raises(UserError, match=r"preprocessor_config\.json: can't be read as JSON"):
+        load_backbone(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [
+        ("resnet", "downsample_in_bottleneck", True),
+        ("resnet", "downsample_in_first_stage", True),
+        ("resnet", "hidden_act", "gelu"),
+        ("convnext", "hidden_act", "relu"),
+    ],
+)
+def test_a_network_of_hugging_face_that_only_its_configuration_tells_apart_is_refused(
+    kind: str, key: str, value: object, tmp_path: Path
+) -> None:
+    save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, key: value}))
+    for use in (load_backbone, lambda spec: init_backbone(Backbone("test_resnet"), spec)):
+        with pytest.raises(UserError, match=rf"config\.json: says {key} {json.dumps(value)}: another network"):
+            use(tmp_path)
+
+
+def test_an_exported_file_is_evaluated_with_the_colours_and_values_of_its_manifest(tmp_path: Path) -> None:
+    facts: dict[str, Any] = {"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.6, 0.7), "method": "m", "step": 3}
+    pixels = Pixels(3, ((0, 4095),))
+    save_backbone(tmp_path / "b.safetensors", Backbone("resnet18"), **facts, pixels=pixels)
+    out = export(tmp_path / "b.safetensors", "timm", tmp_path)
+    again = load_backbone(out)
+    assert (again.metadata["mean"], again.metadata["std"]) == (facts["mean"], facts["std"])
+    assert pixels_of(again) == pixels_of(load_backbone(tmp_path / "b.safetensors"))
+    save_file(Backbone("resnet18").net.state_dict(), out)
+    with pytest.raises(UserError, match=r"timm\.safetensors\.json: was written for another file of this name"):
+        load_backbone(out)

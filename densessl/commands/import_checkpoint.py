@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     from densessl.backbone_spec import parse_spec
     from densessl.errors import UserError
     from densessl.foreign.filling import read_foreign, to_ours
-    from densessl.reading import COLOUR
+    from densessl.reading import COLOUR, pixels_of
 
     _, path, part = parse_spec(args.checkpoint)
     if path is None:
@@ -63,7 +63,8 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"{path}: a backbone file already, of a {backbone.name}; it needs no import")
     origin = {"source": path.name, "import": facts["import"]} | ({"licence": args.licence} if args.licence else {})
     facts |= {key: tuple(given) for key in COLOUR if (given := getattr(args, key))}
-    read = {"mean": facts["mean"], "std": facts["std"], "pixels": _pixels(args, backbone.in_chans)}
+    pixels = _pixels(args, backbone.in_chans) if args.range or args.percentiles else pixels_of(backbone)
+    read = {"mean": facts["mean"], "std": facts["std"], "pixels": pixels}
     save_backbone(file, backbone, **read, method=facts["method"], step=0, extra=origin)
     if args.keys:
         found = to_ours(read_foreign(path, part), backbone.net.state_dict())
