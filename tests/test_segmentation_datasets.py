@@ -251,7 +251,13 @@ def test_lossy_masks_are_refused(tmp_path, file_format, ending, message):
         open_dataset(root, "train").check()
 
 
-@pytest.mark.parametrize("change", [through_jpeg, lambda v: cv2.resize(v, v.shape[::-1], interpolation=cv2.INTER_AREA)])
+def resized_smoothly(values: np.ndarray) -> np.ndarray:
+    size = values.shape[::-1]
+    large = cv2.resize(values, None, fx=1.5, fy=1.5, interpolation=cv2.INTER_NEAREST)
+    return cv2.resize(large, size, interpolation=cv2.INTER_LINEAR)
+
+
+@pytest.mark.parametrize("change", [through_jpeg, resized_smoothly])
 def test_masks_that_were_lossy_are_recognised_by_their_values(tmp_path, change, caplog):
     root = folder(tmp_path / "mine", "".join(f"class {i}\n" for i in range(200)), names=("a",))
     discs = np.zeros((240, 320), np.uint8)
@@ -260,11 +266,7 @@ def test_masks_that_were_lossy_are_recognised_by_their_values(tmp_path, change, 
     Image.new("RGB", (320, 240)).save(root / "images/train/a.jpg")
     rewrite(root, lambda _: discs, split="train")
     open_dataset(root, "train").check()
-    assert "whole" not in caplog.text
     assert not [line for line in caplog.messages if "JPEG" in line]
-    if change is not through_jpeg:  # twice as large before it is made smaller
-        big = cv2.warpAffine(discs, np.array([[1.5, 0, 0], [0, 1.5, 0]]), (480, 360), flags=cv2.INTER_NEAREST)
-        change = lambda _: cv2.resize(big, (320, 240), interpolation=cv2.INTER_LINEAR)  # noqa: E731
     rewrite(root, change, split="train")
     open_dataset(root, "train").check()
     assert [line for line in caplog.messages if "as where masks were saved as JPEG or resized smoothly" in line]

@@ -343,6 +343,17 @@ def test_coco_instances_are_those_of_pycocotools(tmp_path, capsys):
         ),
         (
             "panoptic",
+            lambda c: c["annotations"][0]["segments_info"][0].update(id="5"),
+            "annotation at place 0: a segment has the id '5'; a number is right",
+        ),
+        (
+            "panoptic",
+            lambda c: c["annotations"][0]["segments_info"][0].update(category_id="1"),
+            'its category_id "1" is none of the 133 .* a number and a text are not the same',
+        ),
+        ("panoptic", lambda c: c["annotations"][0].update(file_name=None), "at place 0: its file_name is None"),
+        (
+            "panoptic",
             lambda c: c["annotations"][0].update(file_name="x.png"),
             r"1 masks .* missing: panoptic_val2017/x",
         ),
