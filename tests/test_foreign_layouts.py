@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,16 @@ from typing import Any
 import pytest
 import timm
 import torch
-from torch import Tensor
+import torchvision
+from torch import Tensor, nn
 from weights import image, renamed, scatter, timm_maps
 
 from densessl.backbone_file import find_backbone, init_backbone
 from densessl.backbones import Backbone
 from densessl.errors import UserError
+from densessl.export import detectron2 as detectron2_export
+from densessl.export import mmpretrain
+from densessl.export import torchvision as torchvision_export
 
 State = dict[str, Tensor]
 
@@ -429,3 +434,63 @@ def test_a_sparse_kernel_runs_down_the_columns() -> None:
     shifted = torch.nn.functional.conv2d(picture, weight, padding=1)
     assert torch.equal(shifted[..., :-1], picture[..., 1:])
     assert math.prod(weight.shape) == 9
+
+
+class OpenMMLabResNet(torchvision.models.ResNet):
+    """Its ResNetV1c and V1d as its configurations define them, on torchvision's blocks."""
+
+    def __init__(self, depths: list[int], nested: bool, pooled: bool) -> None:
+        super().__init__(torchvision.models.resnet.Bottleneck, depths)
+        del self.conv1, self.bn1, self.fc
+        layers: list[nn.Module] = []
+        for a, b, stride in ((3, 32, 2), (32, 32, 1), (32, 64, 1)):
+            conv, bn = nn.Conv2d(a, b, 3, stride, 1, bias=False), nn.BatchNorm2d(b)
+            if nested:
+                layers.append(nn.Sequential(OrderedDict(conv=conv, bn=bn, activate=nn.ReLU())))
+            else:
+                layers += [conv, bn, nn.ReLU()]
+        self.stem = nn.Sequential(*layers)
+        for layer in (self.layer2, self.layer3, self.layer4) if pooled else ():
+            conv, bn = layer[0].downsample
+            conv.stride = (1, 1)
+            pool = nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False)
+            layer[0].downsample = nn.Sequential(pool, conv, bn)
+
+    def forward(self, x: Tensor) -> list[Tensor]:  # type: ignore[override]
+        maps = [self.layer1(self.maxpool(self.stem(x)))]
+        for layer in (self.layer2, self.layer3, self.layer4):
+            maps.append(layer(maps[-1]))
+        return maps
+
+
+@pytest.mark.parametrize("nested", [False, True])  # mmsegmentation and mmdetection, and mmpretrain
+@pytest.mark.parametrize(("name", "depths"), [("resnet50c", [3, 4, 6, 3]), ("resnet50d", [3, 4, 6, 3])])
+def test_deep_stems_of_openmmlab_are_the_same_network(
+    name: str, depths: list[int], nested: bool, tmp_path: Path
+) -> None:
+    net = scatter(OpenMMLabResNet(depths, nested, name.endswith("d")))
+    state = renamed(net.state_dict(), [("^", "backbone.")])
+    torch.save({"meta": {}, "state_dict": state}, tmp_path / "w.pth")
+    backbone = find_backbone(tmp_path / "w.pth")
+    assert backbone.name == name
+    with torch.inference_mode():
+        for ours, theirs in zip(backbone.stages(image(97, 75)), net(image(97, 75)), strict=True):
+            assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
+    init_backbone(Backbone(name), tmp_path / "w.pth")
+    net.load_state_dict(mmpretrain.tensors(backbone, "mmpretrain" if nested else "mmdet"))  # strictly
+    deep = {"deep_stem": True, "avg_down": name == "resnet50d"}
+    assert mmpretrain.facts(backbone) == {"depth": 50, "out_indices": (0, 1, 2, 3), "style": "pytorch", **deep}
+    for target in (torchvision_export, detectron2_export):
+        with pytest.raises(UserError, match=rf"has no {name}, only .*--to timm takes it"):
+            target.write(backbone, tmp_path / "x")
+
+
+@pytest.mark.parametrize("name", ["resnet50c", "resnet50d"])
+def test_deep_stems_of_timm_import_and_train(name: str, tmp_path: Path) -> None:
+    net = scatter(timm.create_model(name, num_classes=2))
+    torch.save(net.state_dict(), tmp_path / "w.pth")
+    backbone = find_backbone(tmp_path / "w.pth")
+    assert backbone.name == name
+    equal_maps(backbone, net)
+    backbone.train()(image(32, 32))[-1].square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in backbone.parameters())

@@ -52,9 +52,12 @@ def tensors(backbone: Backbone, target: str) -> dict[str, Tensor]:
     """In the library's names; layer scale, which its ConvNeXt has by default, set to ones."""
     plain(backbone, target)
     if not isinstance(backbone.net, ConvNeXt):
-        if backbone.name not in DEPTHS:
-            raise UserError(f"{target} has no {backbone.name}, only {', '.join(DEPTHS)}; --to timm takes it")
-        return renamed(backbone, layouts.same)
+        if _plain_name(backbone) not in DEPTHS:
+            raise UserError(
+                f"{target} has no {backbone.name}, only {', '.join(DEPTHS)}, with c and d too; --to timm takes it"
+            )
+        deep = layouts.mmdet_resnet if target == "mmdet" else layouts.mmpretrain_resnet
+        return renamed(backbone, deep.get(backbone.name[-1], layouts.same))
     return plain_convnext(backbone, layouts.mmpretrain_convnext, target)
 
 
@@ -65,7 +68,9 @@ def network(backbone: Backbone, backbones: Any, **more: Any) -> Any:
 def facts(backbone: Backbone) -> dict[str, Any]:
     """Arguments of the library's network; its layer scale must be there to be set."""
     if not isinstance(backbone.net, ConvNeXt):
-        given = {"depth": DEPTHS[backbone.name], "out_indices": (0, 1, 2, 3), "style": "pytorch"}
+        given = {"depth": DEPTHS[_plain_name(backbone)], "out_indices": (0, 1, 2, 3), "style": "pytorch"}
+        if backbone.name != _plain_name(backbone):
+            given |= {"deep_stem": True, "avg_down": backbone.name.endswith("d")}
         return given if backbone.in_chans == 3 else given | {"in_channels": backbone.in_chans}
     stages: Any = backbone.net.stages
     shape = {"depths": [len(stage.blocks) for stage in stages], "channels": list(backbone.channels)}
@@ -73,6 +78,11 @@ def facts(backbone: Backbone) -> dict[str, Any]:
     if backbone.name.startswith("convnextv2"):
         given |= {"use_grn": True, "layer_scale_init_value": 0.0}
     return given if backbone.in_chans == 3 else given | {"in_channels": backbone.in_chans}
+
+
+def _plain_name(backbone: Backbone) -> str:
+    """resnet50 of resnet50c and resnet50d."""
+    return backbone.name.rstrip("cd")
 
 
 def arguments(backbone: Backbone) -> str:

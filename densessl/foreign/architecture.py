@@ -34,6 +34,14 @@ RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
 }
 
 
+STEMS: dict[tuple[tuple[int, ...], bool], str] = {  # widths of three convolutions, and whether shortcuts pool
+    ((32, 32, 64), False): "c",
+    ((32, 32, 64), True): "d",
+    ((24, 32, 64), True): "t",
+    ((64, 64, 128), False): "s",
+}
+
+
 def timm_name(layout: Layout, tensors: Mapping[str, Tensor]) -> str:
     """timm's name, from depths and widths.
 
@@ -77,15 +85,15 @@ def _resnet(layout: Layout, tensors: Mapping[str, Tensor]) -> str:
     bottleneck = any(
         layout.name_of(f"layer{i}.0.{part}3.weight") in tensors for i in (1, 2, 3, 4) for part in ("conv", "bn")
     )
-    deep = "conv1.0.weight" in tensors
-    stem = tensors.get("conv1.0.weight" if deep else layout.name_of("conv1.weight"))
+    deep = [layout.name_of(f"conv1.{i}.weight") for i in (0, 3, 6)]
+    stem = tensors.get(layout.name_of("conv1.weight"))
     name = RESNETS.get((depths, bottleneck), "")
     what = f"a ResNet of depths {', '.join(map(str, depths))} with {'bottlenecks' if bottleneck else 'basic blocks'}"
     if not name:
         raise UserError(f"{what}; NAME=FILE names it, as timm does")
-    if deep:
-        between = tensors.get("layer2.0.downsample.1.weight")
-        name += "d" if between is not None and between.ndim == 4 else "c"
+    if deep[0] in tensors:
+        widths = tuple(len(tensors[key]) if key in tensors else 0 for key in deep)
+        name += STEMS.get((widths, layout.name_of("layer2.0.downsample.2.weight") in tensors), "")
     elif stem is not None and stem.shape[-1] == 3:
         raise UserError(
             f"{what} that begins with a 3x3 convolution: neither its padding nor what it pools is in a file. As "

@@ -71,6 +71,32 @@ class ResNetNames:
         return f"{self.block.format(s0=stage, s2=stage + 2, s4=stage + 4, j=found[2])}{name}.{found[5]}"
 
 
+@dataclass(frozen=True)
+class DeepResNetNames:
+    """OpenMMLab's ResNet-C and D: ``stem`` names convolution and norm of each of the stem's three layers.
+
+    ``pooled`` is D, whose shortcuts pool; its first, which has nothing to pool, counts from 0 there and from 1 in timm.
+    """
+
+    stem: tuple[str, str, str, str, str, str]
+    pooled: bool
+
+    def __call__(self, key: str) -> str:
+        module, _, kind = key.rpartition(".")
+        if module in DEEP_STEM:
+            return f"{self.stem[DEEP_STEM.index(module)]}.{kind}"
+        if self.pooled and (first := re.fullmatch(r"layer1\.0\.downsample\.([12])", module)):
+            return f"layer1.0.downsample.{int(first[1]) - 1}.{kind}"
+        return key
+
+
+DEEP_STEM = ("conv1.0", "conv1.1", "conv1.3", "conv1.4", "conv1.6", "bn1")  # of timm
+_PLAIN = ("stem.0", "stem.1", "stem.3", "stem.4", "stem.6", "stem.7")
+_MODULES = ("stem.0.conv", "stem.0.bn", "stem.1.conv", "stem.1.bn", "stem.2.conv", "stem.2.bn")
+mmdet_resnet = {"c": DeepResNetNames(_PLAIN, False), "d": DeepResNetNames(_PLAIN, True)}  # and mmsegmentation's
+mmpretrain_resnet = {"c": DeepResNetNames(_MODULES, False), "d": DeepResNetNames(_MODULES, True)}
+
+
 def same(key: str) -> str:
     """ResNet and ViT: timm kept torchvision's and the authors' names."""
     return key
@@ -157,6 +183,14 @@ LAYOUTS = (
     Layout("timm ConvNeXt, features only", "ConvNeXt", ("stages_0.blocks.0.conv_dw.weight",), timm_features, bare=True),
     Layout("timm ConvNeXt, norm before the mean", "ConvNeXt", ("norm_pre.weight",), same),
     Layout("timm ConvNeXt", "ConvNeXt", ("stages.0.blocks.0.conv_dw.weight",), timm_convnext),
+    *(
+        Layout(f"{library} ResNet-{kind.upper()}", "ResNet", ("layer1.0.conv1.weight", *signs), names[kind])
+        for library, names, stem in (
+            ("mmsegmentation", mmdet_resnet, "stem.0.weight"),
+            ("mmpretrain", mmpretrain_resnet, "stem.0.conv.weight"),
+        )
+        for kind, signs in (("d", (stem, "layer2.0.downsample.2.weight")), ("c", (stem,)))
+    ),
     Layout("ResNet", "ResNet", ("layer1.0.conv1.weight",), same),
     Layout("detectron2 ResNet", "ResNet", ("res2.0.conv1.weight",), detectron2_resnet),
     Layout(

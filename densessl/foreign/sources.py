@@ -34,7 +34,7 @@ BEGINNINGS = {  # keys of each family's first block, and of what it ends with
         "norm_pre.weight",
         *(f"stages.0.blocks.0.{part}.{kind}" for part in ("conv_dw", "norm", "mlp.fc1") for kind in ("weight", "bias")),
     ),
-    "ResNet": tuple(f"layer1.0.{part}{i}.weight" for i in (1, 2) for part in ("conv", "bn")),
+    "ResNet": ("bn1.weight", *(f"layer1.0.{part}{i}.weight" for i in (1, 2) for part in ("conv", "bn"))),
     "ViT": ("patch_embed.proj.weight", *(f"blocks.0.{part}.bias" for part in ("norm1", "attn.qkv", "mlp.fc1"))),
 }
 
