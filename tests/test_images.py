@@ -99,6 +99,8 @@ def test_index_is_small_and_so_is_its_making(tmp_path):
     count = 50_000
     lines = "".join(f"class_{i % 1000:04d}/picture_{i:08d}.jpg\n" for i in range(count))
     (tmp_path / "list.txt").write_text(lines)
+    (tmp_path / "class_0000").mkdir()
+    (tmp_path / "class_0000/picture_00000000.jpg").touch()
     tracemalloc.start()
     images = open_pictures(str(tmp_path / "list.txt"))
     _, peak = tracemalloc.get_traced_memory()
@@ -216,6 +218,35 @@ def test_endings_without_end_are_counted_together(tmp_path: Path, pixels) -> Non
     contents = find_files(str(tmp_path / "list.txt")).contents
     assert (len(contents.taken), contents.taken.total()) == (201, 1000)
     assert str(contents).count(",") == 8
+
+
+@pytest.mark.parametrize(
+    ("line", "advice"),
+    [
+        ("{cwd}a/1.png", "they are right from .*: write whole paths, or put the list there"),
+        ("1.png 7", "a line is a path alone, without a class"),
+        ('"1.png"', "paths stand without quotes"),
+        (r"a\1.png", r"folders are parted by /, not by"),
+        ("https://host/1.png", "a URL is no file"),
+        ("gone/1.png", "paths are relative to the list's folder, or whole"),
+    ],
+)
+def test_a_list_without_a_right_line_gets_advice_about_the_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, advice: str
+) -> None:
+    for folder in ("lists", "here/a"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "1.png").touch()
+    monkeypatch.chdir(tmp_path / "here")
+    file = tmp_path / "lists/list.txt"
+    file.write_text(f"{line.format(cwd='')}\n" * 120)
+    with pytest.raises(
+        UserError, match=rf"none of 100 lines names a file that is there, looked for in .*lists; {advice}"
+    ) as caught:
+        open_pictures(str(file))
+    assert str(caught.value).splitlines()[1:] == [f"  {line.format(cwd='')}"] * 3
+    file.write_text(f"{line.format(cwd='')}\n1.png\n")
+    assert len(open_pictures(str(file))) == 2  # one that is right is enough
 
 
 def huge_png() -> bytes:

@@ -11,6 +11,7 @@ import timm
 import torch
 import yaml
 from made_datasets import camvid
+from picture_forms import by_numpy
 from PIL import Image
 from torch import Tensor, nn
 
@@ -25,7 +26,9 @@ from densessl.commands.eval_cls import main as eval_cls
 from densessl.commands.eval_seg import main as eval_seg
 from densessl.commands.export import main as export
 from densessl.commands.pretrain import main as pretrain
-from densessl.config import load_config
+from densessl.config import ChannelsConfig, PhotometricConfig, load_config
+from densessl.data.channel_photometric import ChannelPhotometric
+from densessl.data.decoding import decode, read
 from densessl.data.loader import Loader
 from densessl.data.pictures import open_pictures
 from densessl.data.pixels import Pixels
@@ -335,3 +338,25 @@ def test_what_cannot_be_read_or_distorted_is_refused_before_training(tmp_path: P
     write_tiff(data / "images" / "val" / "50.tif", np.dstack([two_channels(0)[0]] * 2))
     with pytest.raises(UserError, match=r"50\.tif: 4 channels"):
         check(find_backbone(path), train, val, find_protocol("linear_small"))[1].check()
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((48, 64, 200), 2), ((200, 48, 64), 0), ((64, 64, 200), 2), ((200, 64, 64), 0)]
+)
+def test_hundreds_of_channels_are_read_and_blurred(shape: tuple[int, ...], axis: int) -> None:
+    """More than an image has lines, first or last: as many as are asked for, or the side beside two equal ones."""
+    stored = np.random.default_rng(0).integers(0, 4001, shape, dtype=np.uint16)
+    truth = np.moveaxis(stored, axis, 2)
+    data, pixels = by_numpy(stored), Pixels(200, ((0, 4000),))
+    seen = decode(data, "x.npy", pixels)
+    assert seen.shape == truth.shape
+    assert np.abs(seen - truth * (65_535 / 4000)).max() < 0.6
+    if shape[1] in (shape[0], shape[2]):
+        np.testing.assert_array_equal(read(data, "x.npy").picture, truth)
+    blur = ChannelPhotometric(
+        PhotometricConfig(blur_p=(1, 1), channels=ChannelsConfig(p=0, noise_p=0, drop_p=0)), 64, 0
+    )
+    blurred, _ = blur(truth, np.random.default_rng(1))
+    for channel in (0, 63, 64, 199):
+        alone, _ = blur(truth[..., channel : channel + 1], np.random.default_rng(1))
+        assert np.abs(blurred[..., channel].astype(int) - alone[..., 0]).max() <= 1

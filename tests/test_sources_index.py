@@ -157,6 +157,7 @@ def test_new_contents_of_a_picture_change_no_index(cache, folder, monkeypatch):
 
 def test_a_list_is_believed_by_size_and_time(cache, tmp_path):
     path = tmp_path / "list.txt"
+    (tmp_path / "a.jpg").touch()
     for text, modified, wanted in [
         ("a.jpg\nb.jpg\n", LONG_AGO, ["a.jpg", "b.jpg"]),
         ("a.jpg\nc.jpg\n", LONG_AGO, ["a.jpg", "b.jpg"]),  # nothing tells
@@ -250,6 +251,7 @@ def test_a_full_disk_costs_only_the_cache(cache, tmp_path, monkeypatch, caplog):
     path = tmp_path / "list.txt"
     names = [f"{n:025d}.jpg" for n in range(1000)]
     path.write_text("\n".join(names))
+    (tmp_path / names[0]).touch()
     os.utime(path, (LONG_AGO, LONG_AGO))
     monkeypatch.setattr(index_file, "SMALL", 3_000)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from densessl.data.crops import MANY, by_fours
 from densessl.data.photometric import blur_kernel
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class ChannelPhotometric:
         if rng.random() < self.blur_p:
             sigma = rng.uniform(*self.sigma)
             kernel = self.kernel or 2 * int(3.5 * sigma) + 1
-            x = cv2.GaussianBlur(x, (kernel, kernel), sigma).reshape(x.shape)  # it drops the axis of one channel
+            x = by_fours(lambda part: cv2.GaussianBlur(part, (kernel, kernel), sigma), x, MANY)
         if rng.random() < cfg.noise_p:
             x += np.float32(rng.uniform(0, cfg.noise)) * rng.standard_normal(x.shape, np.float32)
         x.clip(0, 1, out=x)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 Box = tuple[int, int, int, int]  # top, left, height, width: whole source pixels
 Fractions = tuple[float, float, float, float]  # the same, not whole
 RATIO = (3 / 4, 4 / 3)  # width over height, as torchvision's RandomResizedCrop has it
+MANY = 64  # channels that OpenCV changes at a time; from 5.0 on it has 128 at most
 ANTIALIASED = torch._C._nn._upsample_bicubic2d_aa  # what F.interpolate calls, whose questions take a sixth of its time
 
 
@@ -198,9 +199,9 @@ def _sides(
     return math.sqrt(area / aspect), math.sqrt(area * aspect)
 
 
-def by_fours(change: Callable[[np.ndarray], np.ndarray], picture: np.ndarray) -> np.ndarray:
-    """OpenCV averages and turns at most four channels at a time, and drops the axis of a single one."""
-    if 1 < picture.shape[2] <= 4:
+def by_fours(change: Callable[[np.ndarray], np.ndarray], picture: np.ndarray, most: int = 4) -> np.ndarray:
+    """OpenCV averages and turns at most four channels at a time, else MANY, and drops the axis of a single one."""
+    if 1 < picture.shape[2] <= most:
         return change(picture)
-    parts = [np.atleast_3d(change(picture[..., c : c + 4])) for c in range(0, picture.shape[2], 4)]
+    parts = [np.atleast_3d(change(picture[..., c : c + most])) for c in range(0, picture.shape[2], most)]
     return parts[0] if len(parts) == 1 else np.concatenate(parts, 2)

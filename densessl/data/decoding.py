@@ -44,21 +44,24 @@ def decode(data: bytes, path: str, pixels: Pixels = RGB, reduction: Reduction = 
     def smaller(height: int, width: int, turn: Any) -> int:
         return reduction(width, height) if pixels.upright and turn in tiff.LYING else reduction(height, width)
 
-    raster = read(data, path, smaller)
+    raster = read(data, path, smaller, pixels.channels)
     if misfit := pixels.misfit(raster.kind):
         raise Unreadable(path, misfit)
     picture = pixels.fitted(raster)
     return upright(picture, raster.turn) if pixels.upright else picture
 
 
-def read(data: bytes, path: str, reduction: Callable[[int, int, Any], int] = whole) -> Raster:
-    """A file's channels as they are stored; those of one bit are 0 and 255. Whatever the bytes: raises Unreadable."""
+def read(data: bytes, path: str, reduction: Callable[[int, int, Any], int] = whole, channels: int = 0) -> Raster:
+    """A file's channels as they are stored; those of one bit are 0 and 255. Whatever the bytes: raises Unreadable.
+
+    An array doesn't say which side its channels are: one of as many ``channels`` as are asked for, if it can be.
+    """
     if not data:
         raise Unreadable(path, "empty file")
     try:
         with _quiet:
             if data.startswith(npy.START):
-                raster = npy.read_npy(data, path)
+                raster = npy.read_npy(data, path, channels)
             elif data.startswith(tiff.STARTS):
                 raster = tiff.read_tiff(data, path)
             else:

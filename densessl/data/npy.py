@@ -12,8 +12,8 @@ from densessl.data.raster import Raster, Unreadable, channels_last, checked
 START = b"\x93NUMPY"
 
 
-def read_npy(data: bytes, path: str) -> Raster:
-    """(h, w), (h, w, C) or (C, h, w), of which the channels are the shorter end.
+def read_npy(data: bytes, path: str, channels: int = 0) -> Raster:
+    """(h, w), (h, w, C) or (C, h, w), of which `channels_last` tells the channels; so many are asked for, unless 0.
 
     Raises Unreadable, and whatever NumPy raises for a broken header.
     """
@@ -28,4 +28,4 @@ def read_npy(data: bytes, path: str) -> Raster:
     if file.tell() + count * dtype.itemsize > len(data):
         raise Unreadable(path, f"cut short: an array {shape} of {dtype} has more bytes")
     picture = np.frombuffer(data, dtype, count, file.tell()).reshape(shape, order="F" if by_columns else "C")
-    return Raster(channels_last(picture), array=True)
+    return Raster(channels_last(picture, channels), array=True)

@@ -103,6 +103,18 @@ def checked(path: str, shape: tuple[int, ...], itemsize: int = 1) -> None:
         raise Unreadable(path, f"{size}, and {BYTES_MOST / 1e6:.0f} are read at most; cut it into tiles")
 
 
-def channels_last(array: np.ndarray) -> np.ndarray:
-    """(h, w, C) of (C, h, w) too: the channels are the shorter end."""
-    return np.moveaxis(array, 0, 2) if array.ndim == 3 and array.shape[0] < array.shape[2] else array
+def channels_last(array: np.ndarray, channels: int = 0) -> np.ndarray:
+    """(h, w, C) of (C, h, w) too.
+
+    The channels are the one end that has as many as are asked for, the one beside two equal sides, or the shorter one.
+    """
+    if array.ndim != 3:
+        return array
+    first, side, last = array.shape
+    if (first == channels) != (last == channels):
+        ahead = first == channels
+    elif (first == side) != (side == last):
+        ahead = side == last
+    else:
+        ahead = first < last
+    return np.moveaxis(array, 0, 2) if ahead else array

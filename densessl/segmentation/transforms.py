@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from densessl.data.crops import MANY, by_fours
 from densessl.segmentation.datasets.files import IGNORE
 from densessl.segmentation.protocols import Protocol
 
@@ -70,8 +71,7 @@ def inference_picture(image: np.ndarray, protocol: Protocol, mean: Sequence[floa
 def resize(image: np.ndarray, mask: np.ndarray | None, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Bilinear for the picture, nearest for the mask, both with the same pixel centres; size (height, width)."""
     if size != image.shape[:2]:
-        channels = image.shape[2:]  # of which OpenCV drops a single one
-        image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR).reshape(*size, *channels)
+        image = by_fours(lambda part: cv2.resize(part, size[::-1], interpolation=cv2.INTER_LINEAR), image, MANY)
         if mask is not None:  # OpenCV's plain nearest is half a pixel off bilinear
             mask = cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
     return image, np.empty((0, 0), np.uint8) if mask is None else mask

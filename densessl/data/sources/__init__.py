@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Protocol
 
-from densessl.data.sources.files import find_files
+from densessl.data.sources.files import check_lines, find_files
 from densessl.data.sources.shards import Shards, shard_files
 
 
@@ -53,4 +53,9 @@ def open_source(path: str) -> Source:
         from densessl.data.sources.hugging_face import open_hugging_face  # whose library imports pandas
 
         return open_hugging_face(path)
-    return Shards(files) if (files := shard_files(path)) else find_files(path)
+    if files := shard_files(path):
+        return Shards(files)
+    found = find_files(path)
+    if os.path.isfile(path):
+        check_lines(path, found)
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import stat
 import time
 from array import array
@@ -21,6 +22,7 @@ from densessl.data.sources.index_file import Index, Write, digest, kept, settled
 from densessl.errors import UserError
 from densessl.files import printable
 
+LINES = 100  # of a list that are looked for at its beginning
 STEP = 64  # paths from one mark to the next
 log = logging.getLogger("densessl")
 
@@ -119,6 +121,34 @@ def find_files(path: str) -> Files:
     while not os.path.isdir(parent):
         parent = os.path.dirname(parent)
     raise UserError(f"data.path={path}: no such folder or file (what exists of it: {parent})")
+
+
+def check_lines(path: str, files: Files) -> None:
+    """Raises UserError where none of a hundred lines, or of all, names a file: nothing else is wrong than the list."""
+    rows = np.unique(np.linspace(0, len(files) - 1, LINES).astype(int)).tolist()
+    if any(os.path.lexists(files.file(row)) for row in rows):
+        return
+    lines = [files.name(row) for row in rows]
+    base = os.path.abspath(files.root)
+    if any(map(os.path.lexists, lines)):
+        advice = f"they are right from {os.getcwd()}: write whole paths, or put the list there"
+    elif any(
+        os.path.lexists(os.path.join(files.root, word)) for line in lines for word in re.split(r"[\s,;]", line)[:1]
+    ):
+        advice = "a line is a path alone, without a class or anything else behind it"
+    elif any(line[:1] in "\"'" for line in lines):
+        advice = "paths stand without quotes"
+    elif any("\\" in line for line in lines):
+        advice = "folders are parted by /, not by \\"
+    elif any("://" in line for line in lines):
+        advice = "a URL is no file; data.path takes tar shards behind one"
+    else:
+        advice = "paths are relative to the list's folder, or whole"
+    shown = "".join(f"\n  {printable(line)[:200]}" for line in lines[:3])
+    raise UserError(
+        f"data.path={path}: {'no line of this list' if len(files) <= LINES else f'none of {LINES} lines'} names a file "
+        f"that is there, looked for in {printable(base)}; {advice}. It has such lines as{shown}"
+    )
 
 
 class _Paths:
