@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import re
+import shlex
 import signal
 import statistics
 import sys
@@ -19,6 +20,7 @@ from PIL import Image
 
 from densessl.__main__ import run as run_command
 from densessl.backbone_file import load_backbone
+from densessl.commands import compare
 from densessl.commands.compare import main
 from densessl.compare import steps
 from densessl.compare.plot import LETTER, LINE, plot
@@ -94,6 +96,25 @@ def test_another_configuration_may_say_what_is_shared() -> None:
     (row,) = rows_of("vicreg_r50", like="demo")
     assert row.config.views == load_config("demo").views
     assert row.config.optim == load_config("vicreg_r50").optim
+
+
+def test_the_command_of_the_readmes_table_is_that_of_its_settings() -> None:
+    """Which takes half an hour: its rows are made, not trained."""
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^python tools/compare.py (--cfg vicreg=.*?)\n```", text, re.DOTALL | re.MULTILINE)
+    args = compare._arguments(shlex.split(command.replace("\\\n", "")))
+    rows = rows_of(*args.cfg, *(word for word in args.words if not word.startswith("seg.")), budget=args.budget)
+    assert [row.config.method.name for row in rows] == ["vicreg", "vicregl"]
+    for config in (row.config for row in rows):
+        assert (config.backbone.name, config.batch, config.steps, config.views.large.size) == (
+            "convnext_atto",
+            64,
+            120,
+            96,
+        )
+        assert config.views.small.count == 0
+        assert config.optim.base_lr * config.batch / 256 == pytest.approx(3.75e-4)  # docs/choosing.md
+    assert (args.seeds, args.seg, args.random) == (3, "CamVid", True)
 
 
 def test_all_is_every_small_configuration() -> None:

@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ def norm_input(name: str) -> Tensor:
 
 
 def process(rank: int, folder: Path) -> dict[str, Any]:
+    warnings.simplefilter("error", FutureWarning)  # which a user would see, of each process
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     result: dict[str, Any] = {"rank": distributed.rank(), "world_size": distributed.world_size()}
     # gather

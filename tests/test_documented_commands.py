@@ -163,6 +163,7 @@ def test_it_runs(command: Command, place: Path, monkeypatch: pytest.MonkeyPatch,
         case _:
             ended = launched([program, *words])
             assert ended.returncode == 0, ended.stdout + ended.stderr
+            assert "Warning: " not in ended.stdout + ended.stderr  # nothing that a user could act on
 
 
 def launched(words: list[str]) -> subprocess.CompletedProcess[str]:

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import warnings
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ def part(views: Views, rank: int) -> Views:
 
 def process(rank: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
+    warnings.simplefilter("error", FutureWarning)  # which a user would see, of each process
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     dist.init_process_group("gloo", rank=rank, world_size=2)
     for number, (case, backbone) in enumerate(PAIRS):

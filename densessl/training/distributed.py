@@ -149,13 +149,18 @@ def _received(work: dist.Work | None, x: Tensor) -> Tensor:
     return x
 
 
+def _newest(*names: str) -> Callable[..., Any]:
+    """The first of torch's ``names`` of a collective that this torch has: it warns of the old ones."""
+    return getattr(dist, next(name for name in names if hasattr(dist, name)))
+
+
 @torch.no_grad()
 def gathering(x: Tensor) -> Callable[[], Tensor]:
     """Begin to `gather` ``x`` without gradient; a call of what this gives waits for everyone's rows."""
     if world_size() == 1:
         return x.detach
     everyone, x = x.new_empty((world_size() * len(x), *x.shape[1:])), x.contiguous()
-    work = dist.all_gather_into_tensor(everyone, x, async_op=True)
+    work = _newest("all_gather_single", "all_gather_into_tensor")(everyone, x, async_op=True)
     return lambda: _received(work, everyone)
 
 
@@ -177,7 +182,7 @@ def total_own(everyone: Tensor) -> Callable[[], Tensor]:
     if world_size() == 1:
         return lambda: everyone
     rows = everyone.new_empty((len(everyone) // world_size(), *everyone.shape[1:]))
-    work = dist.reduce_scatter_tensor(rows, everyone, async_op=True)
+    work = _newest("reduce_scatter_single", "reduce_scatter_tensor")(rows, everyone, async_op=True)
     return lambda: _received(work, rows)
 
 

@@ -8,6 +8,7 @@ rounds slow targets away and takes an optimiser step before the first one.
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,8 @@ def connect(timeout: float = distributed.TIMEOUT) -> None:
     import deepspeed  # only now: it looks for accelerators, and complains, when it is imported
     from deepspeed import ops
 
+    # Its calls of collectives, at each step of ZeRO, by names that torch has since changed.
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     # On CPU it would compile, for a minute, an operation that only inference uses, and fail without a compiler.
     ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if os.environ["WORLD_SIZE"] == "1" and os.environ["DS_ACCELERATOR"] == "cpu":  # NCCL was never tried so
