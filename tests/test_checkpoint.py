@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from densessl.config import Config
 from densessl.errors import UserError
-from densessl.training import checkpoint
+from densessl.training import checkpoint, run_folder
 from densessl.versions import versions
 
 CONFIG = {
@@ -221,17 +221,17 @@ def test_killed_at_any_moment_nothing_completed_is_lost(tmp_path: Path) -> None:
 
 def test_a_run_is_refused_unless_resumed_or_overwritten(tmp_path: Path) -> None:
     run, cfg = tmp_path / "run", Config(**CONFIG)
-    checkpoint.check_run_folder(run, resume=False, overwrite=False)
-    checkpoint.begin_run(run, cfg)
+    run_folder.check_run_folder(run, resume=False, overwrite=False)
+    run_folder.begin_run(run, cfg)
     saved(run, 1)
     (run / "metrics.jsonl").touch()
     (run / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="holds a run already: --resume continues it, --overwrite deletes it"):
-        checkpoint.check_run_folder(run, resume=False, overwrite=False)
-    checkpoint.check_run_folder(run, resume=True, overwrite=False)
-    checkpoint.check_run_folder(run, resume=False, overwrite=True)
+        run_folder.check_run_folder(run, resume=False, overwrite=False)
+    run_folder.check_run_folder(run, resume=True, overwrite=False)
+    run_folder.check_run_folder(run, resume=False, overwrite=True)
     assert (run / "state").exists()
-    checkpoint.begin_run(run, cfg)
+    run_folder.begin_run(run, cfg)
     assert sorted(p.name for p in run.iterdir()) == ["config.yaml", "notes.txt"]
 
 
@@ -257,8 +257,8 @@ def test_a_folder_that_another_process_writes_is_refused_until_it_ends(tmp_path:
     code = f"""if True:
         import time
         from pathlib import Path
-        from densessl.training import checkpoint
-        checkpoint.hold(Path({str(tmp_path)!r}))
+        from densessl.training import run_folder
+        run_folder.hold(Path({str(tmp_path)!r}))
         print("held", flush=True)
         time.sleep(100)"""
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:
@@ -266,25 +266,25 @@ def test_a_folder_that_another_process_writes_is_refused_until_it_ends(tmp_path:
         assert other.stdout.readline() == b"held\n"
         for how in ({"resume": True, "overwrite": False}, {"resume": False, "overwrite": True}):
             with pytest.raises(UserError, match=rf"is being written by process {other.pid} on .*; end it first"):
-                checkpoint.check_run_folder(tmp_path, **how)
+                run_folder.check_run_folder(tmp_path, **how)
         with pytest.raises(UserError, match="is being written by"):
-            checkpoint.hold(tmp_path)
+            run_folder.hold(tmp_path)
         other.kill()
         other.wait()
-        checkpoint.check_run_folder(tmp_path, resume=False, overwrite=True)
+        run_folder.check_run_folder(tmp_path, resume=False, overwrite=True)
 
 
 def test_auto_begins_where_nothing_was_saved_and_goes_on_where_something_was(tmp_path: Path) -> None:
     def auto(run: Path) -> bool:
-        return checkpoint.check_run_folder(run, resume="auto", overwrite=False, save_every=5)
+        return run_folder.check_run_folder(run, resume="auto", overwrite=False, save_every=5)
 
     assert not auto(tmp_path / "new" / "run")
     assert not (tmp_path / "new").exists()
     run = tmp_path / "killed"
-    checkpoint.hold(run)
-    checkpoint.release()
+    run_folder.hold(run)
+    run_folder.release()
     assert not auto(run)  # before it had a configuration
-    checkpoint.begin_run(run, Config(**CONFIG))
+    run_folder.begin_run(run, Config(**CONFIG))
     (run / "metrics.jsonl").touch()
     (run / "state" / ".step0000005.tmp").mkdir(parents=True)
     save_file({}, run / "backbone.safetensors", {"step": "5"})  # comes before the state
@@ -299,29 +299,29 @@ def test_auto_begins_where_nothing_was_saved_and_goes_on_where_something_was(tmp
 
 def test_nothing_to_resume(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no run"):
-        checkpoint.check_run_folder(tmp_path, resume=True, overwrite=False)
+        run_folder.check_run_folder(tmp_path, resume=True, overwrite=False)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for run in (tmp_path / "file", tmp_path / "file" / "run"):
         with pytest.raises(UserError, match=f"run={run} can't be written"):
-            checkpoint.check_run_folder(run, resume=False, overwrite=False)
+            run_folder.check_run_folder(run, resume=False, overwrite=False)
 
 
 def test_a_run_from_before_a_key_existed_goes_on(tmp_path: Path) -> None:
-    checkpoint.begin_run(tmp_path, Config(**CONFIG))
+    run_folder.begin_run(tmp_path, Config(**CONFIG))
     file = tmp_path / "config.yaml"
     before = yaml.safe_load(file.read_text())
     del before["seed"], before["photometric"]["grey_p"]
     file.write_text(yaml.safe_dump(before))
-    checkpoint.check_same(tmp_path, Config(**CONFIG))
+    run_folder.check_same(tmp_path, Config(**CONFIG))
     with pytest.raises(UserError, match="seed: 0 in the run, 1 now"):
-        checkpoint.check_same(tmp_path, Config(**CONFIG | {"seed": 1}))
+        run_folder.check_same(tmp_path, Config(**CONFIG | {"seed": 1}))
 
 
 def test_what_matters_may_not_change_on_resuming(tmp_path: Path) -> None:
-    checkpoint.begin_run(tmp_path, Config(**CONFIG))
+    run_folder.begin_run(tmp_path, Config(**CONFIG))
     harmless = {
         "log_every": 1,
         "save_every": 7,
@@ -330,12 +330,12 @@ def test_what_matters_may_not_change_on_resuming(tmp_path: Path) -> None:
         "run": "moved",
         "data": {"path": "pictures", "workers": 0},
     }
-    said = checkpoint.check_same(tmp_path, Config(**CONFIG | harmless))
+    said = run_folder.check_same(tmp_path, Config(**CONFIG | harmless))
     assert len(said) == len(harmless)
     assert all(re.fullmatch(r"\S+: .* in the run, .* now", line) for line in said)
     changed = {"batch": 16, "optim": CONFIG["optim"] | {"base_lr": 2e-3}, "method": {"name": "vicreg", "mu": 1.0}}
     with pytest.raises(UserError) as error:
-        checkpoint.check_same(tmp_path, Config(**CONFIG | changed))
+        run_folder.check_same(tmp_path, Config(**CONFIG | changed))
     assert str(error.value).splitlines()[1:] == [
         "  batch: 8 in the run, 16 now",
         "  method.mu: 25.0 in the run, 1.0 now",

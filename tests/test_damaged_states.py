@@ -23,7 +23,7 @@ from test_training import TINY, method_that
 from densessl.backbone_file import FILE_NAME
 from densessl.config import load_config
 from densessl.errors import UserError
-from densessl.training import checkpoint
+from densessl.training import checkpoint, run_folder
 from densessl.training.pretrain import pretrain
 
 ABOUT = {"pictures": 41, "parameters": 1234, "skipped": 0, "lr_scale": 1.0}
@@ -168,7 +168,7 @@ def read_only(run: Path) -> None:
     assert checkpoint.newest_state(run)[0]["step"] == 12
     for resume in (True, False):
         with pytest.raises(UserError, match=f"run={run} can't be written: Read-only file system"):
-            checkpoint.check_run_folder(run, resume, overwrite=False)
+            run_folder.check_run_folder(run, resume, overwrite=False)
     mount("rw")
     assert not checkpoint.save(Two(15), run, 15, ABOUT, keep=2)
     assert names(run) == ["latest", "step0000012", "step0000015"]

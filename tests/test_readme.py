@@ -4,6 +4,8 @@ import ast
 import json
 import re
 import shutil
+import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from torch.nn import functional as F
 
 from densessl.backbone_file import find_backbone
 from densessl.backbones import Backbone, pooled
+from densessl.commands import pretrain as pretrain_command
 from densessl.config import load_config
 from densessl.errors import UserError
 from densessl.export import EXPORTERS
@@ -117,3 +120,39 @@ def test_the_lines_for_each_destination_are_those_that_export_prints(target: str
     file = Path(f"resnet50.{target}".removesuffix(exporter.SUFFIX) + exporter.SUFFIX)
     (shown,) = re.findall(rf"^`{target}`\n\n```python\n(.*?)```$", DOCUMENTS["export.md"], re.DOTALL | re.MULTILINE)
     assert ast.unparse(ast.parse(shown)) == ast.unparse(ast.parse(exporter.snippet(find_backbone("resnet50"), file)))
+
+
+@pytest.fixture
+def small_pretraining(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What makes a configuration of the documents small, where my/pictures is a folder of eight."""
+    monkeypatch.chdir(tmp_path)
+    Path("my/pictures").mkdir(parents=True)
+    small_scenes(Path("my/pictures"), 8)
+    heads = "method.expander=[16,16] method.projector=[16,16] method.num_matches=[4,2]"
+    return f"backbone.name=test_convnext batch=4 log_every=1 views.large.size=64 data.workers=0 threads=1 {heads}"
+
+
+def test_the_lines_of_python_pretrain(small_pretraining: str) -> None:
+    (lines,) = re.findall(r"```python\n(import densessl\n.*?)```", DOCUMENTS["training.md"], re.DOTALL)
+    given = {"run": "checkpoints/mine", "data": "my/pictures", "epochs": 50, "batch": 64}
+    assert all(f"{key}={value!r}".replace("'", '"') in lines for key, value in given.items())
+    small = ", ".join(repr(word) for word in ["micro_batch=2", *small_pretraining.split()])
+    lines = lines.replace(", batch=64", "").replace('1gpu"', f'1gpu", {small}').replace("epochs=50", "epochs=1")
+    exec(lines.replace("epochs=60", "epochs=1.5"), found := dict[str, Any]())
+    assert found["run"] == Path("checkpoints/mine")
+    lines = Path("checkpoints/mine/metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
+    assert (found["backbone"].name, found["backbone"].metadata["step"]) == ("test_convnext", 3)
+
+
+def test_the_batch_script_starts_goes_on_and_comes_again(small_pretraining: str) -> None:
+    (script,) = re.findall(r"```bash\n(.*?)```", DOCUMENTS["many_machines.md"], re.DOTALL)
+    (command,) = re.findall(r"^srun python tools/pretrain.py (.*)$", script, re.MULTILINE)
+    words = [*command.split(), *small_pretraining.split(), "steps=1"]
+    for _ in range(2):
+        assert pretrain_command.main(words) == 0
+    assert Path("checkpoints/mine/log.txt").read_text(encoding="utf-8").count("from step 1; 1 steps of 4 of 8") == 1
+    for code, said in ((128 + signal.SIGUSR1, "requeue 7"), (2, ""), (0, "")):
+        job = f"srun() {{ return {code}; }}; scontrol() {{ echo $*; }}; SLURM_JOB_ID=7\n{script}"
+        ended = subprocess.run(["bash", "-c", job], capture_output=True, text=True, check=False)
+        assert (ended.returncode, ended.stdout.strip()) == (code, said)

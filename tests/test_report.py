@@ -398,7 +398,7 @@ def test_the_commands_are_those_of_the_run(tmp_path: Path, monkeypatch: pytest.M
     cfg = load_config(words[1], words[2:])
     assert (cfg.optim.base_lr, cfg.run, cfg.steps) == (0.034, f"{run}-again", 20)
     assert pretrain.main([*words, "--print"]) == 0
-    assert shlex.split(resume) == ["densessl", "pretrain", "--cfg", str(run / "config.yaml"), "--resume"]
+    assert shlex.split(resume) == ["densessl", "pretrain", "--resume", str(run)]
     assert shlex.split(replay) == ["densessl", "replay", str(run / "skipped" / "step0000005")]
     found: dict[str, Any] = {}
     exec(python, found)

@@ -32,7 +32,7 @@ from densessl.detection import state
 from densessl.errors import UserError
 from densessl.methods import find_method
 from densessl.segmentation.datasets.files import read_mask, read_picture
-from densessl.training import checkpoint
+from densessl.training import checkpoint, run_folder
 from densessl.training.pretrain import pretrain
 
 ROOT = Path(__file__).parents[1]
@@ -188,7 +188,7 @@ def test_a_manifest_or_configuration_of_a_run_that_would_run_code_is_refused(
     for text in objects():
         (run / "config.yaml").write_text(text)
         with pytest.raises(UserError, match=r"--resume: .*config\.yaml can't be read as YAML: could not determine a"):
-            checkpoint.check_same(run, cfg)
+            run_folder.check_same(run, cfg)
     (place,) = (run / "state").glob("step*")
     (place / "manifest.json").write_bytes(pickle.dumps(Trap()))
     with pytest.raises(UserError, match=r"holds no whole state(?s:.*)manifest\.json can't be read"):

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import torch
 import yaml
 from torch import Tensor
 
+import densessl
 from densessl.backbone_file import load_backbone
 from densessl.commands import pretrain as pretrain_command
 from densessl.config import load_config
@@ -31,7 +33,7 @@ from densessl.errors import UserError
 from densessl.methods import METHODS
 from densessl.methods.vicreg import VICReg
 from densessl.signals import SIGNALS
-from densessl.training import checkpoint, distributed, sinks
+from densessl.training import checkpoint, distributed, sinks, start
 from densessl.training.launch import alone, command_to_resume
 from densessl.training.log import Log
 from densessl.training.pretrain import pretrain
@@ -40,6 +42,7 @@ from densessl.training.sinks import cut
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 120
+CIFAR = ROOT / "configs" / "byol_cifar.yaml"
 TINY: dict[str, Any] = {
     "method": {"name": "vicreg", "expander": [16, 16]},
     "backbone": {"name": "test_resnet"},
@@ -364,6 +367,55 @@ def test_a_run_is_made_longer(finished: Path, tmp_path: Path, capsys: pytest.Cap
     assert metrics(folder)[6]["lr"] == pytest.approx(will, rel=1e-6)
     assert pretrain_command.main(["--resume", str(folder)]) == 0  # it is one of 9 steps from then on
     assert "made longer, from" not in capsys.readouterr().err
+
+
+# --- from Python ------------------------------------------------------------------------------------------------------
+
+
+def test_every_way_to_give_a_value_is_that_of_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+    monkeypatch.setattr(start, "start", lambda config, resume, overwrite: given.append(config))
+    words = [
+        "data.path=here",
+        "method.name=byol",
+        "method.projector=[32,16]",
+        "views.flip=0.25",
+        "run=2024",
+        "epochs=3",
+    ]
+    truth = load_config(str(CIFAR), words)
+    byol = {"name": "byol", "projector": [32, 16]}
+    densessl.pretrain(CIFAR, *words)
+    densessl.pretrain(str(CIFAR), data=Path("here"), method=byol, views={"flip": 0.25}, run=Path("2024"), epochs=3)
+    densessl.pretrain(CIFAR, {"views.flip": 0.25, "method": byol}, *words[4:], data={"path": "here"})
+    assert given == [truth] * 3
+    for wrong, message in (
+        ({"cfg": "vicregl_cnx"}, "vicregl_cnx: neither a file nor a name; did you mean"),
+        ({"cfg": CIFAR, "data": 7}, r"data\.path \(argument\): .* got 7"),
+        ({"cfg": CIFAR, "bacth": 7}, r"bacth \(argument\): no such key.* batch"),
+        ({"resume": True, "overwrite": True}, "give one of them"),
+        ({}, "--cfg NAME is needed"),
+    ):
+        with pytest.raises(UserError, match=message):
+            densessl.pretrain(**wrong)
+
+
+def test_ctrl_c_in_python_saves_and_is_raised_and_a_thread_trains_too(cfg_file: Path, tmp_path: Path) -> None:
+    def stop(progress: float) -> None:
+        if not progress:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = {name: value for name, value in os.environ.items() if name != "DS_ACCELERATOR"}
+    how = {"run": tmp_path / "run", "steps": 3, "data": {"workers": 0}}
+    with (
+        method_that(stop),
+        pytest.raises(KeyboardInterrupt, match=r"saved; .*\.pretrain\(resume='.*run'\) goes on"),
+    ):
+        densessl.pretrain(cfg_file, **how)
+    assert {name: value for name, value in os.environ.items() if name != "DS_ACCELERATOR"} == before
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(densessl.pretrain, resume=tmp_path / "run").result() == tmp_path / "run"
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2, 3]
 
 
 def test_random_numbers_differ_between_seeds_steps_and_processes(monkeypatch: pytest.MonkeyPatch) -> None:

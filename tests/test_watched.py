@@ -23,7 +23,7 @@ from densessl.data.decoding import Unreadable
 from densessl.data.pictures import open_pictures
 from densessl.data.pixels import Pixels
 from densessl.probes.watched import times
-from densessl.training import checkpoint
+from densessl.training import run_folder
 from densessl.training.pretrain import pretrain
 from densessl.visual import over_time, pca, watched
 from densessl.visual.features import map_of, resized, rows_of
@@ -49,7 +49,7 @@ def kept(folder: Path) -> list[int]:
 # --- while it trains --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("method", "more"), [("vicregl", ["zero=1"]), ("simsiam", [])])
+@pytest.mark.parametrize(("method", "more"), [("vicregl", ["zero=1", "views.large.size=64"]), ("simsiam", [])])
 def test_keeping_changes_nothing(method: str, more: list[str], pictures: Path, tmp_path: Path) -> None:
     arguments = {k: list(v) if isinstance(v, tuple) else v for k, v in CASES[method][1].items()}
     network = "test_convnext" if method == "vicregl" else "test_resnet"
@@ -100,7 +100,7 @@ def test_a_run_that_is_resumed_goes_on_with_the_same_pictures(pictures: Path, tm
         pretrain(load_config(str(folder / "config.yaml"), [change]), resume=True)
         assert kept(folder) == steps  # of what is done again there is nothing old
         assert {file.name: file.read_bytes() for file in place.iterdir()}.items() <= before.items()
-    checkpoint.begin_run(folder, load_config(str(folder / "config.yaml")))  # as --overwrite does
+    run_folder.begin_run(folder, load_config(str(folder / "config.yaml")))  # as --overwrite does
     assert not place.exists()
 
 

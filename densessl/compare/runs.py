@@ -20,7 +20,7 @@ from densessl.config_file import flat
 from densessl.data.pixels import Pixels
 from densessl.errors import UserError
 from densessl.files import aside
-from densessl.training.checkpoint import essential_differences
+from densessl.training.run_folder import essential_differences
 
 PRETRAIN = "pretrain"
 

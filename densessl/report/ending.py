@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from densessl.report.records import Run
-from densessl.training.checkpoint import LOCK
+from densessl.training.run_folder import LOCK
 
 STOPPED = re.compile(r" after (\d+) of (\d+) steps(?:$|, and its state\.)")
 SILENT = 120.0  # seconds, and at least five intervals of the log, after which a run without an end is given up

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from pathlib import Path
 from typing import NamedTuple
 
 from densessl.report.facts import best
@@ -26,11 +25,9 @@ def instructions(run: Run) -> list[Instruction]:
     processes = run.begun.processes if run.begun else 1
     start = "densessl pretrain" if processes == 1 else f"torchrun --nproc_per_node {processes} -m densessl pretrain"
     again = _word("run", f"{run.folder}-again")
-    moved = Path(str(run.values.get("run", ""))).resolve() != run.folder.resolve()
     found = [Instruction("Run it again, in a folder of its own", f"{start} --cfg {cfg} {again}")]
     if run.states and (run.steps is None or run.done < run.steps):
-        here = f" {_word('run', str(run.folder))}" if moved else ""
-        found.append(Instruction("Go on with it", f"{start} --cfg {cfg}{here} --resume"))
+        found.append(Instruction("Go on with it", f"{start} --resume {folder}"))
     for place in sorted((run.folder / "skipped").glob("step*"))[:2]:
         found.append(Instruction("Compute a skipped step again", f"densessl replay {shlex.quote(str(place))}"))
     if not (run.folder / BACKBONE).is_file():

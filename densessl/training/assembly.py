@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import torch
+from torch.optim import Optimizer
 
 from densessl.backbone_file import init_backbone
 from densessl.backbones import Backbone
 from densessl.config import Config
+from densessl.method import Method
 from densessl.methods import find_method
+from densessl.training import distributed
 from densessl.training.batch_norm import synchronise_batch_norm
 from densessl.training.engine import Engine
 from densessl.training.optim import build_optimizer
@@ -19,6 +22,11 @@ def assemble(cfg: Config, device: torch.device, pictures: int, *, init: bool = T
     Without ``init`` the file of backbone.init is not read, since a state will replace its weights. Raises UserError for
     what can't work together.
     """
+    method, optimizer, origin = distributed.everywhere(_method, cfg, pictures, init)
+    return Engine(method, optimizer, cfg, device), origin
+
+
+def _method(cfg: Config, pictures: int, init: bool) -> tuple[Method, Optimizer, str]:
     torch.manual_seed(cfg.seed)
     backbone = Backbone(
         cfg.backbone.name,
@@ -36,4 +44,4 @@ def assemble(cfg: Config, device: torch.device, pictures: int, *, init: bool = T
             if cfg.compile:
                 module.compile_blocks()
     synchronise_batch_norm(method)
-    return Engine(method, build_optimizer(method, cfg.optim), cfg, device), origin
+    return method, build_optimizer(method, cfg.optim), origin

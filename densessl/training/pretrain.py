@@ -28,7 +28,7 @@ from densessl.health.health import Health
 from densessl.probes.probes import Probes
 from densessl.probes.watched import Watching
 from densessl.signals import answer
-from densessl.training import checkpoint, distributed, sinks
+from densessl.training import checkpoint, distributed, run_folder, sinks
 from densessl.training.assembly import assemble
 from densessl.training.engine import connect
 from densessl.training.launch import command_to_resume, processes_here, setup
@@ -55,7 +55,7 @@ def pretrain(cfg: Config, *, resume: bool | Literal["auto"] = False, overwrite: 
     try:
         return _pretrain(cfg, resume, overwrite)
     finally:
-        checkpoint.release()
+        run_folder.release()
 
 
 def _pretrain(cfg: Config, asked: bool | Literal["auto"], overwrite: bool) -> Path:
@@ -64,11 +64,11 @@ def _pretrain(cfg: Config, asked: bool | Literal["auto"], overwrite: bool) -> Pa
     connect(cfg.timeout)
     distributed.on_first(sinks.require, cfg.log_to)
     run = Path(cfg.run)
-    resume = distributed.on_first(checkpoint.check_run_folder, run, asked, overwrite, cfg.save_every)
+    resume = distributed.on_first(run_folder.check_run_folder, run, asked, overwrite, cfg.save_every)
     before: dict[str, Any] = {"step": 0}
     changed, damaged = list[str](), list[str]()
     if resume:
-        changed = distributed.on_first(checkpoint.check_same, run, cfg)
+        changed = distributed.on_first(run_folder.check_same, run, cfg)
         before, damaged = distributed.on_first(checkpoint.newest_state, run)
     done = before["step"]
 
@@ -76,7 +76,7 @@ def _pretrain(cfg: Config, asked: bool | Literal["auto"], overwrite: bool) -> Pa
     loader = distributed.everywhere(_loader, cfg)
     pictures, list_hash = _same_list(loader.images, cfg.data.path)
     if resume:
-        changed += distributed.on_first(checkpoint.check_images, run, cfg, before, pictures, list_hash)
+        changed += distributed.on_first(run_folder.check_images, run, cfg, before, pictures, list_hash)
     steps = cfg.length(pictures)
 
     # --- method, engine ---
@@ -88,7 +88,7 @@ def _pretrain(cfg: Config, asked: bool | Literal["auto"], overwrite: bool) -> Pa
     # --- run folder, opened: until here nothing was written, so that who is refused finds all as it was ---
     if resume:
         checkpoint.load(engine, run, done)
-    distributed.on_first(_open_run, cfg, asked, overwrite, resume, done)
+    distributed.on_first(run_folder.open_run, cfg, asked, overwrite, resume, done)
     saved = done if resume else None
     recovery = Recovery(cfg, loader.images, before)
     log = Log(run, done, steps, cfg.batch, advice(cfg, device.type == "cuda", processes_here()), cfg)
@@ -198,10 +198,11 @@ def _pretrain(cfg: Config, asked: bool | Literal["auto"], overwrite: bool) -> Pa
                     break
         end = f"{run / FILE_NAME} after {done} of {steps} steps"
         log.say(f"{end}, and its state. To go on: {command_to_resume(run)}" if stopping else end)
-    if failures := [each for each in distributed.gather_objects(str(loader.failure or "")) if each]:
+    ends = distributed.gather_objects((str(loader.failure or ""), signals[0] if signals else 0))
+    if failures := [failure for failure, _ in ends if failure]:
         distributed.refuse(f"{failures[0]}. The run stops; the state after {saved} steps is whole")
-    if done < steps:
-        raise SystemExit(128 + (signals[0] if signals else signal.SIGTERM))
+    if done < steps:  # all with one code, whoever it was that the signal came to
+        raise SystemExit(128 + next(number for _, number in ends if number))
     return run
 
 
@@ -229,17 +230,6 @@ def _same_list(images: Pictures, path: str) -> tuple[int, str]:
                 f"first, which has {lists[0][0]}; all need the same ones in the same order"
             )
     return lists[0]
-
-
-def _open_run(cfg: Config, asked: bool | Literal["auto"], overwrite: bool, resume: bool, done: int) -> None:
-    run = Path(cfg.run)
-    checkpoint.hold(run)  # which nobody else writes from here on, but may have written meanwhile
-    if checkpoint.goes_on(run, asked, overwrite, cfg.save_every) != resume:
-        raise UserError(f"run={run} was written by another process while this one started")
-    if resume:
-        checkpoint.go_on(run, cfg, done)
-    else:
-        checkpoint.begin_run(run, cfg)
 
 
 def due(done: int, every: int, steps: int) -> bool:
