@@ -20,12 +20,13 @@ from densessl.commands.plan import main
 from densessl.config import Config, load_config
 from densessl.data.pixels import Pixels
 from densessl.data.views import Views
+from densessl.device import cores
 from densessl.errors import UserError
 from densessl.plan import loading, steps
 from densessl.plan.advice import advise
 from densessl.plan.batches import nearest, sizes
 from densessl.plan.cost import MOST, Cost, Line, Point, in_parts
-from densessl.plan.figures import PARTS, Figures, Way
+from densessl.plan.figures import PARTS, Figures, Way, _busy
 from densessl.plan.found import Loading, Machine, apart
 from densessl.plan.report import command, duration, report
 
@@ -401,6 +402,28 @@ def test_steps_with_and_without_the_network(method: str) -> None:
     assert found.backbone == sum(p.numel() for p in Backbone("test_convnext").parameters())
     assert 0 < found.heads < 100_000
     assert (found.machine.gpus, found.machine.threads) == (0, 1)
+
+
+def test_memory_does_not_depend_on_how_many_batches_are_tried() -> None:
+    cfg = load_config("demo", [*TINY, "batch=32"])
+    few, many = (steps.measure(cfg, 100, seconds).cost for seconds in (0.01, 60))
+    assert (few.batches, many.batches) == ((2, 4), (2, 4, 8, 16, 32))
+    assert few.memory.slope == pytest.approx(many.memory.slope, rel=0.15)
+    views = 2 * 32 * 32 * 3 * 4  # what the network is given of a picture, as fp32
+    assert few.memory.slope > 10 * views
+    assert few.memory(32) == pytest.approx(many.memory(32), rel=0.05)
+
+
+def test_others_at_work_are_counted_and_said() -> None:
+    busy = _busy()
+    end = time.process_time() + 0.2
+    while time.process_time() < end:  # this process is no child of its own, and so one of the others
+        pass
+    assert 0.02 / cores() < busy() <= 1
+    figures = figures_of(load_config("vicregl_cnx_s"))
+    figures = replace(figures, machine=replace(figures.machine, busy=0.5))
+    page = report(figures, advise(figures), [])
+    assert "other programs kept 50% of the cores busy: speeds were measured beside them" in page
 
 
 def test_memory_that_runs_out_ends_the_growth(monkeypatch: pytest.MonkeyPatch) -> None:

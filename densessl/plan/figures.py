@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import resource
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
+
+import psutil
 
 from densessl.plan.cost import Cost, in_parts
 from densessl.plan.found import Loading, Machine, Steps, apart
@@ -84,6 +88,7 @@ def measure(cfg: Config, seconds: float) -> Figures:
         changed = cfg.model_copy(update={"backbone": backbone, "micro_batch": parts})
         return apart("steps", "measure", changed, made.pictures, share * seconds)
 
+    busy = _busy()
     _say("loading")
     made: Loading = apart("loading", "measure", cfg, 0.15 * seconds)
     plain = steps(0.35)
@@ -108,7 +113,25 @@ def measure(cfg: Config, seconds: float) -> Figures:
         waiting = AHEAD * cfg.data.workers * views
         ways = [replace(way, cost=way.cost.plus(each=waiting, once=made.bytes)) for way in ways]
     ways.sort(key=lambda way: way.words != ())
-    return Figures(cfg, plain.machine, made, tuple(ways), plain.backbone, plain.heads)
+    machine = replace(plain.machine, busy=max(plain.machine.busy, busy()))
+    return Figures(cfg, machine, made, tuple(ways), plain.backbone, plain.heads)
+
+
+def _busy() -> Callable[[], float]:
+    """A call of what this gives tells which share of the cores' time other programs than our own took since."""
+
+    def now() -> tuple[float, float]:
+        times, own = psutil.cpu_times(), resource.getrusage(resource.RUSAGE_CHILDREN)
+        total = sum(times[:8])  # in those of guests, which follow, it is counted twice
+        return total, total - times.idle - getattr(times, "iowait", 0.0) - own.ru_utime - own.ru_stime
+
+    before = now()
+
+    def since() -> float:
+        total, others = (b - a for a, b in zip(before, now(), strict=True))
+        return max(0.0, others) / max(1e-9, total)
+
+    return since
 
 
 def _say(what: str) -> None:

@@ -46,7 +46,8 @@ def report(figures: Figures, advice: Advice, given: Sequence[str]) -> str:
         lines += textwrap.wrap(made.beware, WIDTH, initial_indent=f"{'beware':12}", subsequent_indent=" " * 12)
     if machine.busy > BUSY:
         lines.append(
-            f"{'beware':12}other programs kept {machine.busy:.0%} of the cores busy; all that follows is slower for it"
+            f"{'beware':12}other programs kept {machine.busy:.0%} of the cores busy: speeds were measured beside them, "
+            "and are higher without; memory does not depend on that"
         )
     lines += ["", *_table(figures, advice), "", "time to the end, with loading"]
     lines += [f"  {text:36}{time}" for text, time in _times(figures, advice, fits)]
