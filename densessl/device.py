@@ -65,8 +65,20 @@ def free_memory(device: torch.device) -> float:
     return free / 2**30
 
 
+def reset_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory` begin with what is held now; a process gives back first what is free. Elsewhere than in Linux
+    nothing is reset.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+
+
 def peak_memory(device: torch.device) -> float:
-    """GiB: of tensors on a GPU since its statistics were reset, else of this whole process since its start."""
+    """GiB: of tensors on a GPU, else of this whole process, since `reset_peak_memory` or the start."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     status = Path("/proc/self/status")

@@ -6,6 +6,9 @@ import sys
 
 import numpy as np
 import pytest
+import torch
+
+from densessl.device import peak_memory, reset_peak_memory
 
 SAY = "import torch; from densessl.device import peak_memory; print(peak_memory(torch.device('cpu')))"
 
@@ -47,3 +50,15 @@ def test_memory_is_kept_for_the_next_tensor() -> None:
 
     assert cleared("keep_freed_memory()") < 100
     assert cleared("") > 1000
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux forgets a peak")
+def test_a_peak_is_forgotten_and_what_is_free_given_back() -> None:
+    cpu, freed = torch.device("cpu"), torch.ones(2**27)  # 512 MiB
+    high = peak_memory(cpu)
+    del freed
+    reset_peak_memory(cpu)
+    low = peak_memory(cpu)
+    assert low < high - 0.4
+    assert len(torch.ones(2**27)) == 2**27
+    assert peak_memory(cpu) > low + 0.4

@@ -37,7 +37,8 @@ LIMIT = 0.9  # share of the free memory that is used
 
 def costing(fixed: float, network: float, criterion: float, rate: float, batches: Sequence[int] = (2, 4)) -> Cost:
     """Of steps that need ``fixed`` bytes and so many more a picture, and take 0.05 s and 1 / ``rate`` more."""
-    return Cost.of([Point(b, 0.05 + b / rate, fixed + (network + criterion) * b) for b in batches])
+    memory = {b: fixed + (network + criterion) * b for b in batches}
+    return Cost.of([Point(b, 0.05 + b / rate, memory[b], memory[b]) for b in batches])
 
 
 def figures_of(
@@ -87,21 +88,28 @@ def test_the_largest_batch_is_the_last_that_fits(limit: float, largest: int) -> 
 
 
 def test_only_the_last_two_points_count_and_what_failed_is_no_batch() -> None:
-    cost = Cost.of([Point(2, 9.0, 9000), Point(4, 0.1, 400), Point(8, 0.2, 800)], failed=16)
+    cost = Cost.of([Point(2, 9.0, 200, 9000), Point(4, 0.1, 400, 400), Point(8, 0.2, 800, 800)], failed=16)
     assert (cost.memory(20), cost.time(20)) == (pytest.approx(2000), pytest.approx(0.5))
     assert cost.largest(1e9) == 15
     assert cost.largest(1000) == 10
 
 
 def test_where_a_line_says_nothing_time_is_in_proportion() -> None:
-    falling = Cost.of([Point(2, 0.3, 900), Point(4, 0.2, 800)])
-    assert (falling.time(40), falling.memory(40)) == (pytest.approx(2.0), 800)
-    slow = Cost.of([Point(2, 5.0, 1), Point(4, 5.1, 1)])
+    falling = Cost.of([Point(2, 0.3, 900, 900), Point(4, 0.2, 800, 800)])
+    assert (falling.time(40), falling.memory(40)) == (pytest.approx(2.0), 900)
+    slow = Cost.of([Point(2, 5.0, 1, 1), Point(4, 5.1, 1, 1)])
     assert slow.time(40) == pytest.approx(51)
-    single = Cost.of([Point(4, 0.2, 800)])
+    single = Cost.of([Point(4, 0.2, 800, 800)])
     assert (single.time(40), single.memory(40)) == (pytest.approx(2), pytest.approx(8000))
     nothing = Cost.of([])
     assert (nothing.time(2), nothing.memory(2), nothing.largest(1e15)) == (math.inf, math.inf, 0)
+
+
+def test_memory_does_not_depend_on_how_many_batches_were_measured() -> None:
+    """Of steps whose small batches have their peak in the heads, and whose large ones have it in the network."""
+    points = [Point(b, 1.0, max(3000 + b, 1500 + 25.0 * b), 1000 + 25.0 * b) for b in (2, 4, 8, 16, 32, 64, 128)]
+    found = [Cost.of(points[:n]).memory(256) for n in range(2, 8)]
+    assert found == pytest.approx([3002 + 25 * 254] * 6, rel=0.01)
 
 
 def test_in_parts_takes_a_small_batch_and_the_criterion_of_the_rest() -> None:
@@ -408,7 +416,7 @@ def test_memory_does_not_depend_on_how_many_batches_are_tried() -> None:
     cfg = load_config("demo", [*TINY, "batch=32"])
     few, many = (steps.measure(cfg, 100, seconds).cost for seconds in (0.01, 60))
     assert (few.batches, many.batches) == ((2, 4), (2, 4, 8, 16, 32))
-    assert few.memory.slope == pytest.approx(many.memory.slope, rel=0.15)
+    assert few.memory.slope == pytest.approx(many.memory.slope, rel=0.3)
     views = 2 * 32 * 32 * 3 * 4  # what the network is given of a picture, as fp32
     assert few.memory.slope > 10 * views
     assert few.memory(32) == pytest.approx(many.memory(32), rel=0.05)
@@ -423,16 +431,16 @@ def test_others_at_work_are_counted_and_said() -> None:
     figures = figures_of(load_config("vicregl_cnx_s"))
     figures = replace(figures, machine=replace(figures.machine, busy=0.5))
     page = report(figures, advise(figures), [])
-    assert "other programs kept 50% of the cores busy: speeds were measured beside them" in page
+    assert "other programs kept 50% of the cores busy: images a second" in page
 
 
 def test_memory_that_runs_out_ends_the_growth(monkeypatch: pytest.MonkeyPatch) -> None:
     real = steps._Trial.step
 
-    def step(self: steps._Trial, views: Views) -> None:
+    def step(self: steps._Trial, views: Views) -> float:
         if len(views.large[0].image) > 4:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        real(self, views)
+        return real(self, views)
 
     monkeypatch.setattr(steps._Trial, "step", step)
     found = steps.measure(load_config("demo", TINY), 100, 60)

@@ -17,6 +17,7 @@ class Point(NamedTuple):
     batch: int
     seconds: float
     bytes: float  # at its peak
+    forward: float  # at the peak of its forward, to which every image adds the same
 
 
 class Line(NamedTuple):
@@ -42,15 +43,19 @@ class Cost:
         """Lines through the last two points, whose batches grow.
 
         A single one, and a slow step, is taken to be in proportion to the batch, which is rather too much. A line that
-        falls is noise: then time is in proportion, and memory level.
+        falls is noise: then time is in proportion, and memory level. Memory rises as it does in the forward, and is as
+        high as the highest peak asks for: the peaks of small batches hardly rise, since they are those of the heads'
+        weights and their gradients, so that a line through them would depend on how many batches were measured.
         """
-        time, memory = (
+        time, forward = (
             _through([(p.batch, value) for p, value in zip(points, values, strict=True)])
-            for values in ([p.seconds for p in points], [p.bytes for p in points])
+            for values in ([p.seconds for p in points], [p.forward for p in points])
         )
         if time.slope <= 0 or time.value > SLOW:
             time = time._replace(slope=time.value / max(1, time.at))
-        return cls(time, memory._replace(slope=max(0.0, memory.slope)), tuple(p.batch for p in points), failed)
+        slope = max(0.0, forward.slope)
+        peak = max((p.bytes + slope * (forward.at - p.batch) for p in points), default=forward.value)
+        return cls(time, Line(forward.at, peak, slope), tuple(p.batch for p in points), failed)
 
     def rate(self, batch: int) -> float:
         """Pictures a second."""

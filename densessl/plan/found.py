@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import multiprocessing
-import os
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -61,7 +60,4 @@ def apart(module: str, function: str, *arguments: Any) -> Any:
 
 
 def _call(module: str, function: str, arguments: tuple[Any, ...]) -> Any:
-    os.environ.update(
-        KINETO_LOG_LEVEL="99", TORCH_CPP_LOG_LEVEL="ERROR"
-    )  # remarks of the profiler, before torch is there
     return getattr(importlib.import_module(module), function)(*arguments)

@@ -13,8 +13,9 @@ from densessl.plan.figures import LEFT_FREE, Figures, Way
 WIDTH = 110
 BUSY = 0.2  # share of the cores, above which times are not to be trusted
 NOTE = (
-    "Times and memory beyond the measured batches lie on the line through the last two, and are rough where that is "
-    f"far. {LEFT_FREE:.0%} of the free memory is kept in reserve. Nothing was trained or written."
+    "Times beyond the measured batches lie on the line through the last two, and are rough where that is far; memory "
+    f"rises as it does in the forward. {LEFT_FREE:.0%} of the free memory is kept in reserve. Nothing was trained or "
+    "written."
 )
 UNITS = (("years", 365.25 * 86400), ("days", 86400), ("hours", 3600), ("minutes", 60))
 
@@ -43,11 +44,11 @@ def report(figures: Figures, advice: Advice, given: Sequence[str]) -> str:
     ]
     lines = [f"{name:12}{text}" for name, text in head]
     if made.beware:
-        lines += textwrap.wrap(made.beware, WIDTH, initial_indent=f"{'beware':12}", subsequent_indent=" " * 12)
+        lines += _beware(made.beware)
     if machine.busy > BUSY:
-        lines.append(
-            f"{'beware':12}other programs kept {machine.busy:.0%} of the cores busy: speeds were measured beside them, "
-            "and are higher without; memory does not depend on that"
+        lines += _beware(
+            f"other programs kept {machine.busy:.0%} of the cores busy: images a second and the time to the end were "
+            "measured beside them, and are better on a quiet machine; memory does not change with them"
         )
     lines += ["", *_table(figures, advice), "", "time to the end, with loading"]
     lines += [f"  {text:36}{time}" for text, time in _times(figures, advice, fits)]
@@ -58,6 +59,10 @@ def report(figures: Figures, advice: Advice, given: Sequence[str]) -> str:
         lines += ["", f"  {command(given, advice.words)}"]
     lines += ["", *textwrap.wrap(NOTE, WIDTH)]
     return "\n".join(lines)
+
+
+def _beware(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=f"{'beware':12}", subsequent_indent=" " * 12)
 
 
 def command(given: Sequence[str], words: Sequence[str]) -> str:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
-from itertools import accumulate
+from contextlib import closing, contextmanager
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 
 from densessl.backbones import Backbone
 from densessl.config import Config
 from densessl.data.crops import view_affine
 from densessl.data.to_device import ToDevice
 from densessl.data.views import View, Views
-from densessl.device import peak_memory
+from densessl.device import peak_memory, reset_peak_memory
 from densessl.plan.batches import sizes
 from densessl.plan.cost import SLOW, Cost, Point
 from densessl.plan.found import Steps
@@ -29,7 +27,6 @@ from densessl.training.engine import Engine, connect
 from densessl.training.launch import setup
 
 CALM = 0.6  # share of free main memory that a next batch may be expected to take: beyond it the machine would stall
-HELD = 1.3  # what a process holds in RAM for each byte of tensors; test networks at batches of 128 and 512: 1.2 to 1.35
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")  # as torch says it
 
 
@@ -61,14 +58,11 @@ class _Trial:
     def __init__(self, engine: Engine, cfg: Config, device: torch.device, pictures: int, free: float) -> None:
         self.engine, self.cfg, self.device, self.pictures, self.free = engine, cfg, device, pictures, free
         self.to_device = ToDevice(device, cfg.data.mean, cfg.data.std)
-        self.rest: float | None = None  # bytes of this process beside the tensors of a step
-        self.live: profile | None = None
 
     def grow(self, first: int, seconds: float) -> Cost:
         """The cost by steps at batches from ``first`` on."""
         began = perf_counter()
         points: list[Point] = []
-        self.rest = None
         for size in sizes(self.cfg, first):
             cost = Cost.of(points)
             if points and self.device.type == "cpu" and cost.memory(size) > CALM * self.free:
@@ -88,38 +82,29 @@ class _Trial:
     def point(self, batch: int) -> Point:
         """The median step of up to five after the first, or the first itself where it is a slow one.
 
-        On a CPU the process's peak says little about small batches: what the start and the optimiser took hides them.
-        So it is taken of the first alone, and from there on what tensors take is counted, however many batches follow.
+        Memory is that of the first, before which the process gives back what it keeps.
         """
         views = self.noise(batch)
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-        times: list[float] = []
-        on_cpu = self.device.type == "cpu"
+        times, memory = list[float](), list[float]()
+        reset_peak_memory(self.device)
         while len(times) < 6 and sum(times) < SLOW:
-            self.live = (
-                profile(activities=[ProfilerActivity.CPU], profile_memory=True) if on_cpu and not times else None
-            )
             began = perf_counter()
-            self.step(views)
+            forward = self.step(views)
             times.append(perf_counter() - began)
-            if self.live:
-                taken = HELD * _peak(self.live)
-        peak = peak_memory(self.device) * 2**30
-        if on_cpu:
-            self.rest = peak - taken if self.rest is None else self.rest
-            peak = self.rest + taken
-        return Point(batch, statistics.median(times[1:] or times), peak)
+            memory = memory or [peak_memory(self.device) * 2**30, forward]
+        return Point(batch, statistics.median(times[1:] or times), *memory)
 
-    def step(self, views: Views) -> None:
+    def step(self, views: Views) -> float:
+        """Returns the peak of memory until the backward, in bytes."""
         self.engine.method.progress = 0.5
-        with self.live or nullcontext():
-            terms = self.engine(self.to_device(views))
-            self.engine.backward(torch.stack(list(terms.values())).sum())
+        terms = self.engine(self.to_device(views))
+        forward = peak_memory(self.device) * 2**30
+        self.engine.backward(torch.stack(list(terms.values())).sum())
         self.engine.step()
         self.engine.method.update()
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+        return forward
 
     def noise(self, batch: int) -> Views:
         """Views as the loader makes them, of pictures of 480 x 640 pixels."""
@@ -137,14 +122,6 @@ class _Trial:
             for crops in (self.cfg.views.large, self.cfg.views.small)
         )
         return Views(large, small, torch.arange(batch) % self.pictures)
-
-
-def _peak(found: profile) -> int:
-    """Bytes that tensors took at once, of those that were made inside."""
-    assert found.profiler is not None
-    assert found.profiler.kineto_results is not None
-    events: list[Any] = [event for event in found.profiler.kineto_results.events() if event.name() == "[memory]"]
-    return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())), default=0)
 
 
 class _Nothing(nn.Module):
