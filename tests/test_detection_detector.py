@@ -56,7 +56,7 @@ def test_settings_are_shown_and_change_the_hash():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["iteration=3"], "nearest: iterations"),
+        (["iteration=3"], "did you mean iterations"),
         (["iterations=100"], r"steps=\[800\] must rise and stay below iterations=100: set both"),
         (["steps=[9, 5]"], "must rise"),
         (["warmup=1000"], "warmup=1000 must be below iterations=1000"),

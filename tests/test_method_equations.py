@@ -22,11 +22,11 @@ from test_matching import PAIRS, crop, naive_close
 from test_methods import random_views
 from torch import Tensor, nn
 
-from densessl import momentum
+from densessl import losses, momentum
 from densessl.backbones import Backbone
 from densessl.data.views import View, Views
 from densessl.method import Method
-from densessl.methods import METHODS, wmse
+from densessl.methods import METHODS
 
 HEADS = {"projector": (16, 8)}
 
@@ -120,7 +120,7 @@ def test_wmse(large: int, distance: str, monkeypatch: pytest.MonkeyPatch) -> Non
     """Two rounds; in each, every view is whitened on its own in the same two sub-batches; the head sees all views."""
     orders = [[7, 2, 9, 0, 4, 5, 3, 1, 8, 6], list(range(10))]
     drawn = iter(orders)
-    monkeypatch.setattr(wmse, "permutation", lambda n, device: torch.tensor(next(drawn)))
+    monkeypatch.setattr(losses, "permutation", lambda n, device: torch.tensor(next(drawn)))
     method = build("wmse", projector=(16, 3), w_size=5, w_iter=2, distance=distance)
     views = double(random_views(batch=10, small=0, large=large))
 

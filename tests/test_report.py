@@ -225,7 +225,7 @@ def test_a_run_that_goes_was_stopped_or_was_killed_is_reported_as_such(tmp_path:
         os.utime(going / name, (1e9, 1e9))
     text = page_of(going, *PLAIN, out=tmp_path / "page.html")
     assert "broken off: 40 of 90 steps are logged, and nothing was written since 2001-09-09 01:46 UTC" in text
-    assert "--resume</pre>" in text
+    assert f"--resume {going}</pre>" in text
 
 
 def test_what_is_missing_or_damaged_is_said(tmp_path: Path) -> None:
