@@ -17,7 +17,7 @@ from densessl.__main__ import main, run
 from densessl.data.scenes import Scenes
 from densessl.errors import UserError
 from densessl.training import distributed
-from densessl.training.batch_norm import SyncBatchNorm, synchronise_batch_norm
+from densessl.training.batch_norm import synchronise_batch_norm
 from densessl.training.distributed import gather
 from densessl.training.launch import PLACE, setup
 from densessl.training.pretrain import _same_list
@@ -35,23 +35,6 @@ def coupled_loss(own: Tensor, everyone: Tensor) -> Tensor:
     return (own @ everyone.T).exp().mean() + everyone.var(0).log().sum()
 
 
-def batch_norms() -> dict[str, nn.Module]:
-    torch.manual_seed(0)
-    norms: dict[str, nn.Module] = {
-        "2d": nn.BatchNorm2d(3),
-        "1d": nn.BatchNorm1d(3, momentum=None),
-        "plain": nn.BatchNorm1d(3, affine=False, track_running_stats=False),
-    }
-    nn.init.normal_(norms["2d"].weight)
-    return norms
-
-
-def norm_input(name: str) -> Tensor:
-    # Far from zero, where a mean of squares minus a squared mean would have lost its digits.
-    random = torch.Generator().manual_seed(1)
-    return 100 + 3 * torch.randn((6, 3, 4, 5) if name == "2d" else (6, 3), generator=random)
-
-
 def process(rank: int, folder: Path) -> dict[str, Any]:
     warnings.simplefilter("error", FutureWarning)  # which a user would see, of each process
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
@@ -67,18 +50,6 @@ def process(rank: int, folder: Path) -> dict[str, Any]:
     result["counted"] = gather(torch.tensor([[rank, 7]]))
     result["detached"] = gather(own.detach()).requires_grad
     result["half"] = gather(torch.full((1, 2), rank + 0.5, dtype=torch.bfloat16))
-    # batch norm
-    for name, norm in batch_norms().items():
-        norm = synchronise_batch_norm(nn.Sequential(norm))[0]
-        assert isinstance(norm, SyncBatchNorm)
-        images = norm_input(name).chunk(2)[rank].clone().requires_grad_()
-        for _ in range(2):
-            out = norm(images)
-        out.pow(3).sum().backward()
-        result[name] = {"out": out.detach(), "images": images.grad, "state": norm.state_dict()}
-        result[name]["parameters"] = [p.grad for p in norm.parameters()]
-        if norm.track_running_stats:
-            result[name]["eval"] = norm.eval()(images).detach()
     # small messages
     result["mean"] = distributed.mean_over_processes({"a": torch.tensor(float(rank)), "b": 3.0})
     result["any"] = distributed.any_process(rank == 1, False, torch.tensor(rank == 0))
@@ -143,29 +114,6 @@ def test_averaged_gradient_through_gather_is_that_of_the_whole_batch(results: li
     torch.testing.assert_close((results[0]["loss"] + results[1]["loss"]) / 2, loss.detach(), rtol=1e-12, atol=0)
     mean = (results[0]["gradient"] + results[1]["gradient"]) / 2
     torch.testing.assert_close(mean, weight.grad, rtol=1e-10, atol=0)
-
-
-@pytest.mark.parametrize("name", ["2d", "1d", "plain"])
-def test_synchronised_batch_norm_is_that_of_the_whole_batch(name: str, results: list[dict[str, Any]]) -> None:
-    norm, images = batch_norms()[name], norm_input(name).requires_grad_()
-    for _ in range(2):
-        out = norm(images)
-    out.pow(3).sum().backward()
-    ours = [result[name] for result in results]
-
-    def joined(key: str) -> Tensor:
-        return torch.cat([o[key] for o in ours])
-
-    torch.testing.assert_close(joined("out"), out.detach(), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(joined("images"), images.grad, rtol=1e-4, atol=2e-4)
-    for k, p in enumerate(norm.parameters()):
-        torch.testing.assert_close(ours[0]["parameters"][k] + ours[1]["parameters"][k], p.grad, rtol=1e-4, atol=1e-3)
-    for o in ours:
-        assert o["state"].keys() == norm.state_dict().keys()
-        for key, value in norm.state_dict().items():  # the running variance is the unbiased one
-            torch.testing.assert_close(o["state"][key], value, rtol=1e-5, atol=0)
-    if norm.track_running_stats:
-        torch.testing.assert_close(joined("eval"), norm.eval()(images).detach(), rtol=1e-4, atol=1e-4)
 
 
 def test_small_messages(results: list[dict[str, Any]]) -> None:
