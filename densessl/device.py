@@ -26,6 +26,11 @@ def find_device(device: str) -> torch.device:
         raise UserError(f"--device {device}: {str(error).splitlines()[0]}") from None
 
 
+def gpu_is_used() -> bool:
+    """Whether training is on a GPU: there is one, and DS_ACCELERATOR=cpu does not keep it out."""
+    return torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
+
+
 def processor() -> str:
     """Its name."""
     with suppress(OSError):

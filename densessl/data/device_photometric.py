@@ -7,7 +7,6 @@ two degrees).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from densessl.data.photometric import Photometric
 from densessl.data.pixels import GREY
+from densessl.device import gpu_is_used
 
 if TYPE_CHECKING:
     from densessl.config import PhotometricConfig
@@ -35,8 +35,7 @@ DTYPES = {"cuda": torch.float16}
 
 def on_device(cfg: PhotometricConfig) -> bool:
     """Whether `where` means the device; auto means a GPU, where training has one (as training.distributed finds it)."""
-    gpu = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
-    return cfg.where == "device" or (cfg.where == "auto" and gpu)
+    return cfg.where == "device" or (cfg.where == "auto" and gpu_is_used())
 
 
 def numbers(

@@ -19,6 +19,7 @@ from densessl.data.pictures import Pictures
 from densessl.data.views import View, Views
 from densessl.data.worker import at, inside, where
 from densessl.data.workers import by_workers
+from densessl.device import gpu_is_used
 from densessl.errors import UserError
 
 if TYPE_CHECKING:
@@ -86,8 +87,7 @@ class Loader:
         workers die at ever other pictures; it is in `failure` a step before, while all processes can still save.
         """
         # Asked once for the whole rest: workers start once, and read ahead over the ends of epochs.
-        pin = torch.cuda.is_available()
-        batches = by_workers(self.batches, _Rows(self, step, steps), self.workers, pin, self._died)
+        batches = by_workers(self.batches, _Rows(self, step, steps), self.workers, gpu_is_used(), self._died)
         before: tuple[int, Views] | None = None
         self.failure = None
         if self.rank == 0:

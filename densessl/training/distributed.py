@@ -230,7 +230,10 @@ def mean_over_processes(values: dict[str, Any]) -> dict[str, float]:
 def any_process(*flags: bool | Tensor) -> tuple[bool, ...]:
     """Each flag is true if it is true in any process; all of them in one collective."""
     device = next((flag.device for flag in flags if isinstance(flag, Tensor)), message_device())
-    found = torch.stack([torch.as_tensor(flag, dtype=torch.int32, device=device) for flag in flags])
+    # torch.full fills where it is; as_tensor would copy from the CPU, and wait for that.
+    found = torch.stack(
+        [f.int() if isinstance(f, Tensor) else torch.full((), f, dtype=torch.int32, device=device) for f in flags]
+    )
     if world_size() > 1:
         dist.all_reduce(found, op=dist.ReduceOp.MAX)
     return tuple(bool(flag) for flag in found.tolist())

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from densessl.device import gpu_is_used
 from densessl.errors import UserError
 from densessl.training import distributed, optimizer_state
 from densessl.training.batch_norm import running_statistics
@@ -32,7 +33,7 @@ MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 
 def connect(timeout: float = distributed.TIMEOUT) -> None:
     """Join the processes that launch.setup has named. One that waits ``timeout`` minutes for another gives up."""
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if gpu_is_used() else "cpu")
     import deepspeed  # only now: it looks for accelerators, and complains, when it is imported
     from deepspeed import ops
 
@@ -58,6 +59,14 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     else:
         capable = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     return torch.bfloat16 if precision == "bf16" or (precision == "auto" and capable) else None
+
+
+@torch.no_grad()
+def _copy(source: list[Tensor], destination: list[Tensor]) -> None:
+    """Each to its place; those of one type together, which on a GPU is one kernel instead of one a buffer."""
+    for dtype in {x.dtype for x in source}:
+        alike = [i for i, x in enumerate(source) if x.dtype == dtype]
+        torch._foreach_copy_([destination[i] for i in alike], [source[i] for i in alike])
 
 
 class _Autocast(nn.Module):
@@ -115,8 +124,7 @@ class Engine:
 
     def __call__(self, views: Views) -> dict[str, Tensor]:
         """The method's terms on this process's share of the batch."""
-        for kept, buffer in zip(self._statistics_before, self._statistics, strict=True):
-            kept.copy_(buffer)
+        _copy(self._statistics, self._statistics_before)
         return self._engine(views)
 
     def backward(self, loss: Tensor) -> Tensor:
@@ -147,8 +155,7 @@ class Engine:
 
     def restore_statistics(self) -> None:
         """Those that BatchNorm had before the last forward through the engine."""
-        for kept, buffer in zip(self._statistics_before, self._statistics, strict=True):
-            buffer.copy_(kept)
+        _copy(self._statistics_before, self._statistics)
 
     def _weights(self) -> list[nn.Parameter]:
         return [p for p in self.method.parameters() if p.grad is not None]

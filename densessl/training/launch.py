@@ -15,7 +15,7 @@ from zlib import crc32
 import psutil
 import torch
 
-from densessl.device import cores, keep_freed_memory
+from densessl.device import cores, gpu_is_used, keep_freed_memory
 from densessl.errors import UserError
 
 PLACE = {  # what torch.distributed needs of each process
@@ -45,7 +45,7 @@ def setup(threads: int | None = None) -> torch.device:
         os.environ.pop("RANK", None)  # said by this process, whatever its number: others may be well
         raise
     local = int(os.environ["LOCAL_RANK"])
-    if torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu":
+    if gpu_is_used():
         gpus = torch.cuda.device_count()
         if gpus == 1 and not by_number:  # srun gives each process its own, as number 0; NCCL refuses a shared one
             local, os.environ["LOCAL_RANK"] = 0, "0"
