@@ -125,9 +125,6 @@ def load_backbone(spec: str | Path, *, output_stride: int = 32, in_chans: int = 
     return backbone
 
 
-find_backbone = load_backbone  # as it was called
-
-
 def _load_file(path: Path, output_stride: int) -> Backbone:
     tensors, metadata = _read(path)
     try:

@@ -18,7 +18,7 @@ from torch import Tensor
 from weights import image, scatter
 
 import densessl
-from densessl.backbone_file import IMAGENET, find_backbone, init_backbone, load_backbone, save_backbone
+from densessl.backbone_file import IMAGENET, init_backbone, load_backbone, save_backbone
 from densessl.backbones import Backbone
 from densessl.commands import export as export_command
 from densessl.commands import import_checkpoint as import_command
@@ -75,7 +75,7 @@ def test_a_small_stem_comes_back_and_files_without_one_have_imagenets(
     assert torch.equal(again(image(32, 32))[-1], backbone.eval()(image(32, 32))[-1])
     old = load_backbone(rewritten(saved[1], tmp_path / "old.safetensors", lambda tensors, facts: facts.pop("stem")))
     assert (old.stem, old.metadata["stem"]) == ("imagenet", "imagenet")
-    assert find_backbone("convnext_atto").metadata["stem"] == "imagenet"
+    assert load_backbone("convnext_atto").metadata["stem"] == "imagenet"
 
 
 @pytest.mark.parametrize("foreign", [False, True])
@@ -133,7 +133,7 @@ def test_load_takes_a_file_a_run_folder_anyones_checkpoint_or_a_timm_name(
         assert found.metadata.get("licence") == ("CC0" if str(spec) in (str(path), str(path.parent)) else None)
         assert torch.equal(found(image(64, 64))[-1], backbone.eval()(image(64, 64))[-1])
     before = torch.random.get_rng_state()
-    first, same, other = (find_backbone("convnext_atto", seed=seed, in_chans=2) for seed in (1, 1, 2))
+    first, same, other = (load_backbone("convnext_atto", seed=seed, in_chans=2) for seed in (1, 1, 2))
     assert torch.equal(torch.random.get_rng_state(), before)
     weights = [backbone.net.state_dict()["stem.0.weight"] for backbone in (first, same, other)]
     assert torch.equal(weights[0], weights[1])
@@ -179,7 +179,7 @@ def test_what_is_no_backbone_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message):
-        find_backbone(spec)
+        load_backbone(spec)
 
 
 @pytest.mark.parametrize(

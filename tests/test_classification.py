@@ -13,7 +13,7 @@ from picture_forms import turned
 from PIL import Image, ImageOps
 from torch import nn
 
-from densessl.backbone_file import find_backbone, save_backbone
+from densessl.backbone_file import load_backbone, save_backbone
 from densessl.backbones import Backbone
 from densessl.classification import knn, protocols
 from densessl.classification.evaluation import evaluate
@@ -216,7 +216,7 @@ def test_probe_does_not_see_scale_nor_what_never_varies():
 
 @pytest.mark.parametrize("name", ["convnext_atto", "test_resnet"])
 def test_features_are_timms_pooled_ones(name):
-    backbone, pictures = find_backbone(name), Colours(5, size=(40, 33))
+    backbone, pictures = load_backbone(name), Colours(5, size=(40, 33))
     backbone.metadata |= {"mean": (0.4, 0.5, 0.6), "std": (0.1, 0.2, 0.3)}
     backbone.train()
     found = features(backbone, pictures, np.array([4, 0, 2]), size=None)
@@ -245,7 +245,7 @@ def test_crops():
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("workers", [0, 1])
 def test_pictures_that_spoil_a_score_are_refused(workers):
-    backbone = find_backbone("test_resnet")
+    backbone = load_backbone("test_resnet")
     with pytest.raises(UserError, match=r"7\.png: cut short; a score needs every picture"):
         features(backbone, Colours(9, bad=(7,)), np.arange(9), size=None, workers=workers)
     mixed = Colours(3)
@@ -254,7 +254,7 @@ def test_pictures_that_spoil_a_score_are_refused(workers):
         features(backbone, mixed, np.arange(3), size=None, workers=workers)
     assert len(features(backbone, mixed, np.arange(3), size=32, workers=workers)) == 3
     with pytest.raises(UserError, match=r"20x30 pixels are too small for convnext_atto: size=32 or more"):
-        features(find_backbone("convnext_atto"), Colours(3, size=(30, 20)), np.arange(3), size=None, workers=workers)
+        features(load_backbone("convnext_atto"), Colours(3, size=(30, 20)), np.arange(3), size=None, workers=workers)
 
 
 # Labelled pictures
@@ -383,7 +383,7 @@ def test_wrong_input_is_refused(tmp_path):
         evaluate(Backbone("test_resnet", in_chans=4), labelled(9), labelled(9))
     with pytest.raises(UserError, match="a test picture has label 7, training has 3 classes"):
         evaluate(Means(), labelled(9), labelled(9)._replace(labels=np.full(9, 7)))
-    broken = find_backbone("test_resnet")
+    broken = load_backbone("test_resnet")
     nn.init.constant_(next(broken.parameters()), torch.nan)
     with pytest.raises(UserError, match="features aren't finite"):
         evaluate(broken, labelled(9), labelled(9))
@@ -401,7 +401,7 @@ def test_wrong_input_is_refused(tmp_path):
 
 def test_command_on_folders_writes_beside_a_run(tmp_path, capsys):
     data, run = write_folders(tmp_path / "colours", {"train": 30, "val": 12}), tmp_path / "mine"
-    backbone = find_backbone("convnext_atto", seed=5)
+    backbone = load_backbone("convnext_atto", seed=5)
     save_backbone(run / "backbone.safetensors", backbone, mean=(0.5,) * 3, std=(0.2,) * 3, method="vicreg", step=7)
     assert main([str(run), "--data", str(data), "--workers", "0", "--device", "cpu", "--seed", "2"]) == 0
     (folder,) = (run / "classification").iterdir()
@@ -412,7 +412,7 @@ def test_command_on_folders_writes_beside_a_run(tmp_path, capsys):
     assert results["data"]["train"] == {"split": "train", "pictures": 30}
     assert results["data"]["test"] == {"split": "val", "pictures": 12}
     assert (results["backbone"]["method"], results["backbone"]["step"], results["seed"]) == ("vicreg", 7, 2)
-    again = evaluate(find_backbone(str(run)), open_labelled(data, "train"), open_labelled(data, "val"), seed=2)
+    again = evaluate(load_backbone(str(run)), open_labelled(data, "train"), open_labelled(data, "val"), seed=2)
     assert results["scores"] == again.scores
     printed = capsys.readouterr().out
     assert "| | 5-NN | k-NN 20 | k-NN 200 | linear |" in printed

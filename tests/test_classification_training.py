@@ -11,7 +11,7 @@ import torch
 from test_classification import Means, labelled, noise, write_folders, write_shards
 from torch.nn import functional as F
 
-from densessl.backbone_file import find_backbone
+from densessl.backbone_file import load_backbone
 from densessl.classification import sweep as module
 from densessl.classification.crops import Batches, RandomCrops
 from densessl.classification.evaluation import evaluate
@@ -67,7 +67,7 @@ def test_each_rate_is_trained_as_if_alone(monkeypatch):
 def test_rates_on_crops_are_trained_as_if_alone(monkeypatch):
     layers_of(monkeypatch)
     protocol = find_protocol("linear_augmented", [*FEW, "lrs=[0.02, 3]"])
-    train, backbone = labelled(20), find_backbone("test_resnet", seed=1)
+    train, backbone = labelled(20), load_backbone("test_resnet", seed=1)
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
     kept = np.array([1, 2, 5, 6, 7, 11, 12, 13, 17, 18])
     options = {"side": 32, "seed": 4, "workers": 0}
@@ -142,14 +142,14 @@ def test_what_is_chosen_never_saw_the_test_pictures(name):
 def test_fine_tuning_is_plain_torch_and_works_on_a_copy():
     train, protocol = labelled(20), find_protocol("semi_1", [*FEW, "momentum=0.5", "lr_head=0.3"])
     rows = np.array([0, 3, 4, 8, 9, 10, 12, 13, 16, 19, 15])
-    backbone = find_backbone("test_resnet", seed=2).requires_grad_(False)
+    backbone = load_backbone("test_resnet", seed=2).requires_grad_(False)
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
     tuned, layer, loss = fine_tune(backbone, train, rows, protocol, side=32, seed=5, workers=0)
     assert not backbone.training
     assert not any(p.requires_grad for p in backbone.parameters())
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
 
-    net = find_backbone("test_resnet", seed=2).net.train()
+    net = load_backbone("test_resnet", seed=2).net.train()
     first = 0.01 * torch.randn(3, backbone.channels[-1], generator=torch.Generator().manual_seed(5))
     head = [first.requires_grad_(), torch.zeros(3, requires_grad=True)]
     groups = [(0.3, head), (0.03, list(net.parameters()))]
@@ -179,7 +179,7 @@ def test_fine_tuning_is_plain_torch_and_works_on_a_copy():
 
 
 def test_fine_tuning_that_goes_wrong_is_refused():
-    train, backbone = labelled(20), find_backbone("test_resnet")
+    train, backbone = labelled(20), load_backbone("test_resnet")
     options = {"side": 32, "seed": 0, "workers": 0}
     wild = find_protocol("semi_1", ["lr_backbone=1e20", "batch=8"])
     with pytest.raises(UserError, match=r"loss became (nan|inf) in step \d of 60: lower lr_backbone=1e\+20"):
@@ -188,11 +188,11 @@ def test_fine_tuning_that_goes_wrong_is_refused():
     with pytest.raises(UserError, match="two pictures a batch; there are 20, batch=1"):
         fine_tune(backbone, train, np.arange(20), single, **options)
     with pytest.raises(UserError, match="28x28 pixels are too small for convnext_atto"):
-        evaluate(find_backbone("convnext_atto"), labelled(9, size=(28, 40)), labelled(9, size=(28, 40)), single)
+        evaluate(load_backbone("convnext_atto"), labelled(9, size=(28, 40)), labelled(9, size=(28, 40)), single)
 
 
 def test_fine_tuning_learns_and_leaves_the_backbone():
-    backbone = find_backbone("test_resnet", seed=0).train()
+    backbone = load_backbone("test_resnet", seed=0).train()
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
     protocol = find_protocol("semi_10", ["fraction=0.5", "batch=10", "lr_backbone=0.1", "scale=[0.5, 1]"])
     result = evaluate(backbone, labelled(120), labelled(60, seed=1), protocol)

@@ -11,7 +11,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import MultiScaleRoIAlign
 from weights import scatter
 
-from densessl.backbone_file import find_backbone
+from densessl.backbone_file import load_backbone
 from densessl.backbones import Backbone
 from densessl.detection.detector import Pyramid, backbone_parts, build, detect, draws_of, seed_pictures, training_mode
 from densessl.detection.draws import DrawnSides, Draws
@@ -30,7 +30,7 @@ C4 = find_protocol("voc0712_24k", ["sides=[64]", "pre_nms=[200, 100]", "post_nms
 
 
 def backbone(name="test_resnet", **metadata):
-    net = scatter(find_backbone(name))
+    net = scatter(load_backbone(name))
     assert isinstance(net, Backbone)
     net.metadata |= metadata
     return net
@@ -164,7 +164,7 @@ def test_c4_is_stage_three_and_then_stage_four_as_box_head():
 @pytest.mark.parametrize(
     ("make", "protocol", "message"),
     [
-        (lambda: find_backbone("test_vit"), PROTOCOLS["det_small"], r"test_vit: .*strides 16, .*need 4, 8, 16, 32"),
+        (lambda: load_backbone("test_vit"), PROTOCOLS["det_small"], r"test_vit: .*strides 16, .*need 4, 8, 16, 32"),
         (
             lambda: Backbone("resnet18", stem="small"),
             PROTOCOLS["det_small"],

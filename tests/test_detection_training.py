@@ -13,7 +13,7 @@ from pycocotools import mask as rle
 from spawned import spawn
 from weights import scatter
 
-from densessl.backbone_file import find_backbone, save_backbone
+from densessl.backbone_file import load_backbone, save_backbone
 from densessl.commands.eval_det import main
 from densessl.detection import evaluation
 from densessl.detection.datasets import Objects, open_dataset
@@ -121,7 +121,7 @@ def test_learning_rate():
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_each_parameter_once_with_its_own_rate_and_decay(optimizer):
     protocol = dataclasses.replace(QUIET, optimizer=optimizer, backbone_lr=0.002)
-    detector = build(find_backbone("test_convnext"), 2, protocol)
+    detector = build(load_backbone("test_convnext"), 2, protocol)
     own = {id(p) for p in detector.backbone.body.parameters()}
     found = {}
     for group in build_optimizer(detector, protocol).param_groups:
@@ -183,7 +183,7 @@ def run_two(rank, folder):
         trained(folder / "two-bn.pt", **SYNCHRONISED)
         message = ""
         try:
-            evaluate(find_backbone("test_resnet"), Squares(), Squares("val"), dataclasses.replace(QUIET, batch=3))
+            evaluate(load_backbone("test_resnet"), Squares(), Squares("val"), dataclasses.replace(QUIET, batch=3))
         except UserError as error:
             message = str(error)
         except SystemExit:
@@ -194,7 +194,7 @@ def run_two(rank, folder):
 def trained(path, **changes):
     protocol = dataclasses.replace(QUIET, **changes)
     state = StateFile(path, 2, False)
-    return evaluate(scatter(find_backbone("test_resnet")), Squares(), Squares("val", 5), protocol, state=state)
+    return evaluate(scatter(load_backbone("test_resnet")), Squares(), Squares("val", 5), protocol, state=state)
 
 
 def test_two_processes_train_and_score_as_one(tmp_path):
@@ -205,7 +205,7 @@ def test_two_processes_train_and_score_as_one(tmp_path):
     assert "batch=3 can't be shared out evenly among 2 processes" in first["message"]
     one = trained(tmp_path / "one.pt")
     want, found = weights(tmp_path / "one.pt"), weights(tmp_path / "two.pt")
-    begin = build(scatter(find_backbone("test_resnet")), 2, QUIET).state_dict()
+    begin = build(scatter(load_backbone("test_resnet")), 2, QUIET).state_dict()
     moved = 0.0
     for key, value in want["detector"].items():
         torch.testing.assert_close(found["detector"][key], value, rtol=1e-4, atol=1e-5)
@@ -230,7 +230,7 @@ def test_two_processes_train_and_score_as_one(tmp_path):
 def test_a_resumed_training_ends_as_an_uninterrupted_one(tmp_path, changes):
     protocol = dataclasses.replace(QUIET, **changes)
     whole = trained(tmp_path / "whole.pt", **changes)
-    body, path = scatter(find_backbone("test_resnet")), tmp_path / "state.pt"
+    body, path = scatter(load_backbone("test_resnet")), tmp_path / "state.pt"
     with pytest.raises(RuntimeError, match="killed"):
         evaluate(body, Squares(fails_at=4 * 3 + 2), Squares("val", 5), protocol, state=StateFile(path, 2, False))
     assert weights(path)["done"] == 2
@@ -247,7 +247,7 @@ def test_a_resumed_training_ends_as_an_uninterrupted_one(tmp_path, changes):
 
 
 def test_a_state_is_whole_or_absent_and_of_its_own_training(tmp_path, monkeypatch):
-    path, body = tmp_path / "state.pt", find_backbone("test_resnet")
+    path, body = tmp_path / "state.pt", load_backbone("test_resnet")
 
     def half(content, file):
         file.write_bytes(b"PK half")
@@ -276,7 +276,7 @@ def test_a_state_is_whole_or_absent_and_of_its_own_training(tmp_path, monkeypatc
 
 @pytest.mark.parametrize("backbone_lr", [0.0, 0.01])
 def test_the_backbone_of_the_caller_stays_bitwise(tmp_path, backbone_lr):
-    body = scatter(find_backbone("test_resnet")).train()
+    body = scatter(load_backbone("test_resnet")).train()
     before = {key: value.clone() for key, value in body.state_dict().items()}
     torch.manual_seed(3)
     random = torch.get_rng_state()
@@ -297,7 +297,7 @@ def test_the_backbone_of_the_caller_stays_bitwise(tmp_path, backbone_lr):
 
 def test_statistics_are_computed_anew_over_the_batches():
     protocol = dataclasses.replace(QUIET, batch_norm="trained")
-    detector = build(find_backbone("test_resnet"), 2, protocol)
+    detector = build(load_backbone("test_resnet"), 2, protocol)
     detector.train()
     body = detector.backbone.body
     inputs = []
@@ -317,14 +317,14 @@ def test_a_loss_that_is_not_finite_stops_it():
     with pytest.raises(
         UserError, match=r"iteration [23] of 4: not finite: loss_.*; no state was saved yet\. A lower lr"
     ):
-        evaluate(find_backbone("test_resnet"), Squares(), Squares("val"), protocol)
+        evaluate(load_backbone("test_resnet"), Squares(), Squares("val"), protocol)
 
 
 def test_it_learns():
     """Two colours are soon told apart and found."""
     changes = ["iterations=60", "steps=[50]", "lr=0.003", "backbone_lr=0.001", "batch_norm=trained", "rois=32"]
     protocol = find_protocol("det_small", [*QUICK, *changes])
-    result = evaluate(find_backbone("test_resnet"), Squares(count=24), Squares("val", 8), protocol)
+    result = evaluate(load_backbone("test_resnet"), Squares(count=24), Squares("val", 8), protocol)
     assert result.scores["box", "ap50"] > 0.5
     assert result.scores["mask", "ap50"] > 0.5
 
@@ -334,7 +334,7 @@ def test_it_learns():
 
 def test_command_end_to_end(tmp_path, capsys):
     """A backbone file beside random weights of its architecture, in one table, with all files."""
-    data, body = Squares.write(tmp_path / "squares"), scatter(find_backbone("test_resnet"))
+    data, body = Squares.write(tmp_path / "squares"), scatter(load_backbone("test_resnet"))
     (tmp_path / "mine").mkdir()
     colour = {"mean": (0.4, 0.4, 0.4), "std": (0.3, 0.3, 0.3)}
     save_backbone(tmp_path / "mine" / "backbone.safetensors", body, method="vicregl", step=5, **colour)
@@ -424,7 +424,7 @@ def test_categories_must_agree(tmp_path):
     with pytest.raises(
         UserError, match="squares: the classes of train and val differ: train alone has green; val alone has blue"
     ):
-        evaluate(find_backbone("test_resnet"), train, val, QUIET)
+        evaluate(load_backbone("test_resnet"), train, val, QUIET)
 
 
 def test_protocols_are_listed(capsys):

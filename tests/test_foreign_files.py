@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import save, save_file
 from weights import image, scatter
 
-from densessl.backbone_file import IMAGENET, find_backbone, init_backbone, load_backbone, save_backbone
+from densessl.backbone_file import IMAGENET, init_backbone, load_backbone, save_backbone
 from densessl.backbone_spec import BackboneSpec, parse_spec
 from densessl.backbones import Backbone
 from densessl.commands import export as export_command
@@ -292,36 +292,36 @@ def test_a_network_without_a_name_is_asked_for(name: str, changes: Any, message:
     state: dict[str, Any] = {**Backbone(name, **options).net.state_dict(), **changes}
     torch.save({key: value for key, value in state.items() if value is not None}, tmp_path / "w.pth")
     with pytest.raises(UserError, match=message):
-        find_backbone(tmp_path / "w.pth")
+        load_backbone(tmp_path / "w.pth")
 
 
 def test_nothing_is_returned_when_one_key_does_not_fit(tmp_path: Path) -> None:
     state = scatter(timm.create_model("resnet18", num_classes=0)).state_dict()
     torch.save({key: value for key, value in state.items() if key != "layer3.0.bn2.bias"}, tmp_path / "w.pth")
     with pytest.raises(UserError, match=r"119 of 120 tensors fit; 1 missing: layer3\.0\.bn2\.bias"):
-        find_backbone(tmp_path / "w.pth")
+        load_backbone(tmp_path / "w.pth")
     with pytest.raises(UserError, match=r"does not fit resnet34: .*missing: layer1\.2\.conv1"):
-        find_backbone(f"resnet34={tmp_path / 'w.pth'}")
+        load_backbone(f"resnet34={tmp_path / 'w.pth'}")
 
 
 def test_a_grey_network_has_grey_pictures(tmp_path: Path) -> None:
     save_file(timm.create_model("resnet18", in_chans=1).state_dict(), tmp_path / "w.safetensors")
     for spec in (tmp_path / "w.safetensors", f"resnet18={tmp_path / 'w.safetensors'}"):
-        backbone = find_backbone(spec, output_stride=8)
+        backbone = load_backbone(spec, output_stride=8)
         assert (backbone.in_chans, backbone.output_stride, backbone.metadata["mean"]) == (1, 8, (0.449,))
 
 
 def test_a_tag_of_timm_tells_its_mean_and_std(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     save_file(timm.create_model("resnet18").state_dict(), path)
-    plain, tagged = (find_backbone(f"{name}={path}") for name in ("resnet18", "resnet18.gluon_in1k"))
+    plain, tagged = (load_backbone(f"{name}={path}") for name in ("resnet18", "resnet18.gluon_in1k"))
     assert (plain.metadata["std"], tagged.name, tagged.metadata["std"]) == (
         IMAGENET["std"],
         "resnet18",
         IMAGENET["std"],
     )
     with pytest.raises(UserError, match=r"timm has no weights resnet18\.mine; its tags of resnet18: .*gluon_in1k"):
-        find_backbone(f"resnet18.mine={path}")
+        load_backbone(f"resnet18.mine={path}")
 
 
 def test_how_a_backbone_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -382,10 +382,10 @@ def test_results_of_files_of_one_name_go_to_folders_of_their_own(
 def test_a_backbone_file_needs_no_name_and_no_part(tmp_path: Path) -> None:
     path = tmp_path / "backbone.safetensors"
     save_backbone(path, Backbone("resnet18"), **IMAGENET, method="m", step=3)
-    assert find_backbone(f"resnet18={path}").metadata["step"] == 3
+    assert load_backbone(f"resnet18={path}").metadata["step"] == 3
     for spec in (f"resnet34={path}", f"{path}:backbone"):
         with pytest.raises(UserError, match="a backbone file, of a resnet18; it needs neither"):
-            find_backbone(spec)
+            load_backbone(spec)
     with pytest.raises(UserError, match="a backbone file has no parts"):
         init_backbone(Backbone("resnet18"), f"{path}:backbone")
     with pytest.raises(UserError, match="names a network; the backbone to fill is a resnet18"):
@@ -398,14 +398,14 @@ def test_an_import_is_told_once_and_by_the_first_process(
     path = tmp_path / "w.pth"
     torch.save(timm.create_model("test_resnet").state_dict(), path)
     for _ in range(3):
-        find_backbone(f"test_resnet={path}")
+        load_backbone(f"test_resnet={path}")
     assert caplog.messages == [
         f"90 tensors of {path} (ResNet; dropped fc.* (2)): test_resnet, mean (0.485, 0.456, 0.406), "
         "std (0.229, 0.224, 0.225)"
     ]
     monkeypatch.setenv("RANK", "1")
     path = path.rename(tmp_path / "w2.pth")
-    find_backbone(f"test_resnet={path}")
+    load_backbone(f"test_resnet={path}")
     assert len(caplog.messages) == 1
 
 

@@ -14,7 +14,7 @@ import torchvision
 from torch import Tensor, nn
 from weights import image, renamed, scatter, timm_maps
 
-from densessl.backbone_file import find_backbone, init_backbone
+from densessl.backbone_file import init_backbone, load_backbone
 from densessl.backbones import Backbone
 from densessl.errors import UserError
 from densessl.export import detectron2 as detectron2_export
@@ -333,7 +333,7 @@ def test_a_convnext_of_each_layout_is_the_same_network(
                 torch.nn.init.ones_(tensor)
     state = net.state_dict()
     torch.save(build(state), tmp_path / "w.pth")
-    backbone = find_backbone(f"{name}={tmp_path / 'w.pth'}")
+    backbone = load_backbone(f"{name}={tmp_path / 'w.pth'}")
     wanted = folded(state)
     if "no final norm" in remark:
         wanted |= {"norm_pre.weight": torch.ones_like(wanted["norm_pre.weight"])}
@@ -356,7 +356,7 @@ def test_a_resnet_of_each_layout_is_the_same_network(
     build, remark = RESNETS[case]
     net = scatter(timm.create_model(name, num_classes=2))
     torch.save(build(net.state_dict()), tmp_path / "w.pth")
-    backbone = find_backbone(tmp_path / "w.pth")
+    backbone = load_backbone(tmp_path / "w.pth")
     assert backbone.name == name  # from the shapes
     for key, tensor in backbone.net.state_dict().items():
         assert torch.equal(tensor, net.state_dict()[key]), key
@@ -392,7 +392,7 @@ def test_networks_of_transformers_give_their_own_maps(kind: str, tmp_path: Path)
         if key.endswith(".gamma"):
             torch.nn.init.uniform_(tensor, 0.1, 0.3)
     torch.save(net.state_dict(), tmp_path / "w.pth")
-    backbone = find_backbone(f"{name}={tmp_path / 'w.pth'}")
+    backbone = load_backbone(f"{name}={tmp_path / 'w.pth'}")
     x = image(64, 96)
     with torch.inference_mode():
         for ours, theirs in zip(backbone.stages(x), net(x, output_hidden_states=True).hidden_states[-4:], strict=True):
@@ -402,7 +402,7 @@ def test_networks_of_transformers_give_their_own_maps(kind: str, tmp_path: Path)
 def test_features_only_are_timms_own(tmp_path: Path) -> None:
     net = scatter(timm.create_model("test_convnext", features_only=True))
     torch.save(net.state_dict(), tmp_path / "w.pth")
-    backbone = find_backbone(f"test_convnext={tmp_path / 'w.pth'}")
+    backbone = load_backbone(f"test_convnext={tmp_path / 'w.pth'}")
     with torch.inference_mode():
         for ours, theirs in zip(backbone.stages(image(64, 64)), net(image(64, 64)), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
@@ -420,7 +420,7 @@ def test_only_layouts_that_have_none_may_lack_the_final_norm(tmp_path: Path) -> 
     for file in (without("head.norm", state), renamed(without("head.norm", state), ORIGINAL)):  # a classifier needs one
         torch.save(file, tmp_path / "w.pth")
         with pytest.raises(UserError, match=r"2 missing: norm_pre\.weight, norm_pre\.bias"):
-            find_backbone(f"test_convnext={tmp_path / 'w.pth'}")
+            load_backbone(f"test_convnext={tmp_path / 'w.pth'}")
 
 
 def test_a_sparse_kernel_runs_down_the_columns() -> None:
@@ -471,7 +471,7 @@ def test_deep_stems_of_openmmlab_are_the_same_network(
     net = scatter(OpenMMLabResNet(depths, nested, name.endswith("d")))
     state = renamed(net.state_dict(), [("^", "backbone.")])
     torch.save({"meta": {}, "state_dict": state}, tmp_path / "w.pth")
-    backbone = find_backbone(tmp_path / "w.pth")
+    backbone = load_backbone(tmp_path / "w.pth")
     assert backbone.name == name
     with torch.inference_mode():
         for ours, theirs in zip(backbone.stages(image(97, 75)), net(image(97, 75)), strict=True):
@@ -489,7 +489,7 @@ def test_deep_stems_of_openmmlab_are_the_same_network(
 def test_deep_stems_of_timm_import_and_train(name: str, tmp_path: Path) -> None:
     net = scatter(timm.create_model(name, num_classes=2))
     torch.save(net.state_dict(), tmp_path / "w.pth")
-    backbone = find_backbone(tmp_path / "w.pth")
+    backbone = load_backbone(tmp_path / "w.pth")
     assert backbone.name == name
     equal_maps(backbone, net)
     backbone.train()(image(32, 32))[-1].square().mean().backward()

@@ -14,7 +14,7 @@ from torch.nn import DataParallel
 from torch.optim.swa_utils import AveragedModel
 from weights import image, renamed, scatter, timm_maps
 
-from densessl.backbone_file import find_backbone, init_backbone
+from densessl.backbone_file import init_backbone, load_backbone
 from densessl.backbones import Backbone
 from densessl.colours import IMAGENET
 from densessl.errors import UserError
@@ -190,7 +190,7 @@ def same_as(net: Any, backbone: Backbone) -> None:
 def test_the_right_backbone_is_taken(case: str, net: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     build, remark = SOURCES[case]
     path = save(build(net.state_dict()), tmp_path)
-    backbone = find_backbone(f"test_resnet={path}")
+    backbone = load_backbone(f"test_resnet={path}")
     same_as(net, backbone)
     with torch.inference_mode():
         for ours, theirs in zip(backbone.stages(image(64, 96)), timm_maps(net, image(64, 96)), strict=True):
@@ -207,7 +207,7 @@ def test_wrappers_of_torch_itself_come_off(net: Any, tmp_path: Path) -> None:
     for wrapped in (torch.compile(net), DataParallel(net), AveragedModel(DataParallel(net))):
         state = wrapped.state_dict()
         assert not state.keys() & net.state_dict().keys()
-        same_as(net, find_backbone(f"test_resnet={save({'model': state}, tmp_path)}"))
+        same_as(net, load_backbone(f"test_resnet={save({'model': state}, tmp_path)}"))
 
 
 @pytest.mark.parametrize(
@@ -227,32 +227,32 @@ def test_wrappers_of_torch_itself_come_off(net: Any, tmp_path: Path) -> None:
     ],
 )
 def test_a_file_that_shows_its_project_has_its_red_std(build: Any, origin: str, net: Any, tmp_path: Path) -> None:
-    facts = find_backbone(f"test_resnet={save(training(build(net.state_dict())), tmp_path)}").metadata
+    facts = load_backbone(f"test_resnet={save(training(build(net.state_dict())), tmp_path)}").metadata
     assert (facts["method"], facts["mean"], facts["std"]) == (origin, IMAGENET["mean"], RED_STD)
 
 
 def test_another_part_is_taken_when_it_is_asked_for(net: Any, tmp_path: Path) -> None:
     state = net.state_dict()
     path = save({"student": at("backbone.", state), "teacher": at("backbone.", other(state))}, tmp_path)
-    same_as(net, find_backbone(f"test_resnet={path}:student"))
+    same_as(net, load_backbone(f"test_resnet={path}:student"))
     path = save({"model": other(state), "model_ema": at("module.", state)}, tmp_path)
-    same_as(net, find_backbone(f"test_resnet={path}:model_ema"))
+    same_as(net, load_backbone(f"test_resnet={path}:model_ema"))
     path = save({"state_dict": at("encoder_q.", other(state)) | at("module.encoder_k.", state)}, tmp_path)
-    same_as(net, find_backbone(f"test_resnet={path}:encoder_k"))
+    same_as(net, load_backbone(f"test_resnet={path}:encoder_k"))
     same_as(
-        net, find_backbone(f"test_resnet={save(at('mine.net.', state) | some('decode_head.w'), tmp_path)}:mine.net")
+        net, load_backbone(f"test_resnet={save(at('mine.net.', state) | some('decode_head.w'), tmp_path)}:mine.net")
     )
     backbone = Backbone("test_resnet")
     init_backbone(backbone, f"{path}:mine.net")
     same_as(net, backbone)
     with pytest.raises(UserError, match=r"under yours\. there is no backbone of a known layout"):
-        find_backbone(f"test_resnet={path}:yours")
+        load_backbone(f"test_resnet={path}:yours")
 
 
 def refused(content: Any, folder: Path, message: str, spec: str = "test_resnet={}") -> None:
     path = save(content, folder)
     with pytest.raises(UserError, match=message) as error:
-        find_backbone(spec.format(path))
+        load_backbone(spec.format(path))
     assert str(path) in str(error.value)
 
 
@@ -319,8 +319,8 @@ def test_a_detector_that_reads_rgb_has_to_be_declared(tmp_path: Path) -> None:
     detector = at("backbone.bottom_up.", renamed(state, rules))
     path = save({"model": detector | some("proposal_generator.rpn_head.conv.weight", "pixel_mean")}, tmp_path)
     with pytest.raises(UserError, match=r"w\.pth:backbone\.bottom_up says so"):
-        find_backbone(path)
-    backbone = find_backbone(f"{path}:backbone.bottom_up")
+        load_backbone(path)
+    backbone = load_backbone(f"{path}:backbone.bottom_up")
     for key, tensor in state.items():
         assert torch.equal(backbone.net.state_dict()[key], tensor), key
     assert "20 num_batches_tracked set to 0" in str(backbone.metadata["import"])

@@ -15,7 +15,7 @@ from picture_forms import by_numpy
 from PIL import Image
 from torch import Tensor, nn
 
-from densessl.backbone_file import find_backbone, load_backbone, save_backbone
+from densessl.backbone_file import load_backbone, save_backbone
 from densessl.backbones import Backbone
 from densessl.classification import evaluation as classification
 from densessl.classification.crops import RandomCrops
@@ -258,7 +258,7 @@ def test_eight_bits_and_the_same_in_sixteen_are_one_picture() -> None:
         protocol = find_protocol("linear_small", ["scale=[75, 50]", *changes])
         a, b = (inference_picture(p, protocol, *colour) for p in (eight, eight.astype(np.uint16) * 257))
         assert (a - b).abs().max() < most
-    backbone = find_backbone("test_resnet")
+    backbone = load_backbone("test_resnet")
     images = torch.from_numpy(eight).permute(2, 0, 1)[None]
     sixteen = torch.from_numpy(eight.astype(np.uint16) * 257).permute(2, 0, 1)[None]
     torch.testing.assert_close(normalised(backbone, sixteen), normalised(backbone, images), rtol=1e-6, atol=1e-6)
@@ -327,17 +327,17 @@ def test_what_cannot_be_read_or_distorted_is_refused_before_training(tmp_path: P
     assert not (tmp_path / "out").exists()
     eight = backbone_file(tmp_path / "eight.safetensors", Backbone("test_convnext", in_chans=2), ())
     with pytest.raises(UserError, match=r"50\.tif: .*uint16.*as the backbone was trained, 2 channels of 8"):
-        check(find_backbone(eight), train, val, find_protocol("linear_small"))[1].check()
+        check(load_backbone(eight), train, val, find_protocol("linear_small"))[1].check()
     write_tiff(data / "images" / "val" / "50.tif", two_channels(0)[0][:, :60])
     with pytest.raises(UserError, match=r"50\.png: the mask is 64x64 pixels, its picture 50.tif is 60x64"):
-        check(find_backbone(path), train, val, find_protocol("linear_small"))[1].check()
+        check(load_backbone(path), train, val, find_protocol("linear_small"))[1].check()
     with pytest.raises(
         UserError, match="detectors read RGB pictures; this backbone takes 2 channels, values from 0 to"
     ):
-        check_detector(find_backbone(path), detection_protocol("det_small"))
+        check_detector(load_backbone(path), detection_protocol("det_small"))
     write_tiff(data / "images" / "val" / "50.tif", np.dstack([two_channels(0)[0]] * 2))
     with pytest.raises(UserError, match=r"50\.tif: 4 channels"):
-        check(find_backbone(path), train, val, find_protocol("linear_small"))[1].check()
+        check(load_backbone(path), train, val, find_protocol("linear_small"))[1].check()
 
 
 @pytest.mark.parametrize(

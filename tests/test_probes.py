@@ -14,7 +14,7 @@ import yaml
 from safetensors.torch import load_file
 from test_methods import CASES
 
-from densessl.backbone_file import find_backbone
+from densessl.backbone_file import load_backbone
 from densessl.backbones import Backbone
 from densessl.classification.evaluation import evaluate as classify
 from densessl.classification.labelled import open_labelled
@@ -138,7 +138,7 @@ def test_a_healthy_run_with_probes_is_called_healthy(labels: Path, tmp_path: Pat
 
 def test_scores_are_those_of_the_backbone_file(labels: Path, tmp_path: Path) -> None:
     folder = run(tmp_path, labels)
-    backbone, last = find_backbone(folder), metrics(folder)[-1]
+    backbone, last = load_backbone(folder), metrics(folder)[-1]
     train, val = (open_dataset(labels / "masks", split) for split in ("train", "val"))
     for kind, protocol in kinds.DENSE.items():
         assert last[f"probe/{kind}_miou"] == segment(backbone, train, val, protocol, device="cpu").miou
@@ -172,7 +172,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, *scores: float) -> None:
 
 
 def kept(folder: Path) -> tuple[object, object, float]:
-    metadata = find_backbone(folder / BEST).metadata
+    metadata = load_backbone(folder / BEST).metadata
     return metadata["step"], metadata["method"], float(str(metadata["score"]))
 
 

@@ -16,7 +16,7 @@ from short_runs import run, small_scenes
 from test_methods import random_views
 from torch.nn import functional as F
 
-from densessl.backbone_file import find_backbone
+from densessl.backbone_file import load_backbone
 from densessl.backbones import Backbone, pooled
 from densessl.commands import pretrain as pretrain_command
 from densessl.config import load_config
@@ -87,7 +87,7 @@ def test_loops_of_ones_own_run(number: int, tmp_path: Path, monkeypatch: pytest.
     exec(code, found := dict[str, Any]())
     assert found["loss"].isfinite()
     network = found["network" if number else "backbone"]
-    backbone = find_backbone("test_resnet=mine.pth" if number else "mine/backbone.safetensors")
+    backbone = load_backbone("test_resnet=mine.pth" if number else "mine/backbone.safetensors")
     image = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         ours = network.eval().forward_features(image) if number else network.eval()(image)[-1]
@@ -119,7 +119,7 @@ def test_the_lines_for_each_destination_are_those_that_export_prints(target: str
     exporter = EXPORTERS[target]
     file = Path(f"resnet50.{target}".removesuffix(exporter.SUFFIX) + exporter.SUFFIX)
     (shown,) = re.findall(rf"^`{target}`\n\n```python\n(.*?)```$", DOCUMENTS["export.md"], re.DOTALL | re.MULTILINE)
-    assert ast.unparse(ast.parse(shown)) == ast.unparse(ast.parse(exporter.snippet(find_backbone("resnet50"), file)))
+    assert ast.unparse(ast.parse(shown)) == ast.unparse(ast.parse(exporter.snippet(load_backbone("resnet50"), file)))
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ import test_training
 import torch
 import yaml
 
-from densessl.backbone_file import find_backbone, init_backbone
+from densessl.backbone_file import init_backbone, load_backbone
 from densessl.backbones import Backbone
 from densessl.commands.pretrain import main as pretrain_command
 from densessl.compare.rows import compose, read_words
@@ -87,11 +87,11 @@ def test_a_backbone_that_would_run_code_is_refused(suffix: str, tmp_path: Path, 
     backbone, file = Backbone("test_resnet"), tmp_path / f"weights{suffix}"
     for data in contents().values():
         file.write_bytes(data)
-        for use in (find_backbone, lambda spec: init_backbone(backbone, spec)):
+        for use in (load_backbone, lambda spec: init_backbone(backbone, spec)):
             with pytest.raises(UserError, match=r"weights.*(no whole|no file of|holds|is read by)"):
                 use(f"{file}")
         with pytest.raises(UserError, match="weights"):
-            find_backbone(f"test_resnet={file}")
+            load_backbone(f"test_resnet={file}")
 
 
 def test_a_folder_of_hugging_face_or_of_a_run_that_would_run_code_is_refused(tmp_path: Path, trap: None) -> None:
@@ -101,7 +101,7 @@ def test_a_folder_of_hugging_face_or_of_a_run_that_would_run_code_is_refused(tmp
             folder.mkdir()
             (folder / name).write_bytes(data)
             with pytest.raises(UserError, match=r"no whole|no file of|holds"):
-                find_backbone(folder)
+                load_backbone(folder)
 
 
 def test_what_only_a_pickle_holds_of_an_exported_program_is_refused(tmp_path: Path, trap: None) -> None:
@@ -120,7 +120,7 @@ def test_what_only_a_pickle_holds_of_an_exported_program_is_refused(tmp_path: Pa
         for name, data in members.items():
             archive.writestr(name, data)
     with pytest.raises(UserError, match="is pickled, which can run code when it is read"):
-        find_backbone(f"resnet18={file}")
+        load_backbone(f"resnet18={file}")
 
 
 # --- states -----------------------------------------------------------------------------------------------------------

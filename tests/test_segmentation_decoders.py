@@ -9,7 +9,7 @@ from test_segmentation_linear import Blocks
 from torch import nn
 from torch.nn import functional as F
 
-from densessl.backbone_file import find_backbone
+from densessl.backbone_file import load_backbone
 from densessl.errors import UserError
 from densessl.segmentation import evaluation, linear
 from densessl.segmentation.decoders import DecoderHead
@@ -26,7 +26,7 @@ def test_a_decoder_says_what_the_librarys_whole_network_says(name: str) -> None:
     """Our ResNet-18 and head against smp's ResNet-18 with the same weights: features in the same order and scale."""
     network, stride = WHOLE[name]
     torch.manual_seed(0)
-    backbone = find_backbone("resnet18", output_stride=stride)
+    backbone = load_backbone("resnet18", output_stride=stride)
     theirs = network("resnet18", encoder_weights=None, classes=5).eval()
     theirs.encoder.load_state_dict(backbone.net.state_dict())
     head = DecoderHead(name, backbone.channels, backbone.strides, 5).eval()
@@ -41,7 +41,7 @@ def test_a_decoder_says_what_the_librarys_whole_network_says(name: str) -> None:
 
 
 def test_strides_a_decoder_is_not_made_for_are_refused() -> None:
-    backbone = find_backbone("test_resnet", output_stride=8)
+    backbone = load_backbone("test_resnet", output_stride=8)
     with pytest.raises(UserError, match=r"decoder=fpn reads maps of strides \(4, 8, 16, 32\); this backbone's are"):
         DecoderHead("fpn", backbone.channels, backbone.strides, 3)
 
@@ -70,7 +70,7 @@ def test_fine_tuning_trains_a_copy(name: str, monkeypatch: pytest.MonkeyPatch) -
         return linear.fit(backbone, *rest)
 
     monkeypatch.setitem(evaluation.FITS, type(find_protocol("linear_small")), fit)
-    backbone = find_backbone(name)
+    backbone = load_backbone(name)
     before = copy.deepcopy(backbone.state_dict())
     protocol = find_protocol("linear_small", [*SHORT, "backbone_lr=1e-3"])
     evaluate(backbone, Blocks("train"), Blocks("val", count=2), protocol)
@@ -88,7 +88,7 @@ def test_one_fine_tuning_step_is_plain_sgd(monkeypatch: pytest.MonkeyPatch) -> N
     changes = [*SHORT, "iterations=1", "optimizer=sgd", "lr=0.5", "backbone_lr=0.1", "weight_decay=0", "flip=0"]
     protocol = find_protocol("linear_small", changes)
     data, device = Blocks("train"), torch.device("cpu")
-    backbone = find_backbone("test_resnet")
+    backbone = load_backbone("test_resnet")
     twin = copy.deepcopy(backbone).train()
     torch.manual_seed(0)
     head, _ = linear.fit(backbone, data, protocol, 0, device, 0)

@@ -6,7 +6,7 @@ import torch
 from test_segmentation_linear import Blocks, Colors
 from torch.nn import functional as F
 
-from densessl.backbone_file import find_backbone
+from densessl.backbone_file import load_backbone
 from densessl.errors import UserError
 from densessl.segmentation import fast
 from densessl.segmentation.evaluation import evaluate
@@ -44,7 +44,7 @@ def test_it_learns_what_can_be_learnt_and_takes_the_rate_that_does() -> None:
 def test_the_head_says_what_the_best_layer_says() -> None:
     """Logits at the sampled places, from the standardised features and from the head on the maps."""
     torch.manual_seed(0)
-    backbone, data = find_backbone("test_convnext"), Blocks("train", size=(64, 64))
+    backbone, data = load_backbone("test_convnext"), Blocks("train", size=(64, 64))
     protocol = small("crop=[64, 64]", "lrs=[1e-2]")
     head, _ = fast.fit(backbone, data, protocol, 0, CPU, 0)
     maps = backbone.stages(torch.randn(1, 3, 64, 64))
@@ -58,7 +58,7 @@ def test_the_head_says_what_the_best_layer_says() -> None:
 
 
 def test_features_on_disk_give_the_same_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    backbone = find_backbone("test_convnext")
+    backbone = load_backbone("test_convnext")
     heads = []
     for limit in (fast.IN_MEMORY, 0):
         monkeypatch.setattr(fast, "IN_MEMORY", limit)
@@ -68,7 +68,7 @@ def test_features_on_disk_give_the_same_head(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_each_layer_trains_as_it_would_alone() -> None:
-    backbone, data = find_backbone("test_convnext"), Blocks("train")
+    backbone, data = load_backbone("test_convnext"), Blocks("train")
     together = fast.fit(backbone, data, small("lrs=[1e-9, 1e-2]"), 0, CPU, 0)[0]
     alone = fast.fit(backbone, data, small("lrs=[1e-2]"), 0, CPU, 0)[0]
     torch.testing.assert_close(together.classify.weight, alone.classify.weight, rtol=1e-4, atol=1e-5)

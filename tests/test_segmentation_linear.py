@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from densessl.backbone_file import find_backbone, save_backbone
+from densessl.backbone_file import load_backbone, save_backbone
 from densessl.backbones import Backbone
 from densessl.commands.eval_seg import main
 from densessl.errors import UserError
@@ -84,7 +84,7 @@ def test_the_head_learns_what_the_features_hold(changes):
 
 @pytest.mark.parametrize("name", ["convnext_atto", "test_resnet"])
 def test_the_backbone_is_left_exactly_as_it_was(name):
-    backbone = find_backbone(name).train()
+    backbone = load_backbone(name).train()
     before = copy.deepcopy(backbone.state_dict())
     gradients = [parameter.requires_grad for parameter in backbone.parameters()]
     random = torch.random.get_rng_state()
@@ -103,7 +103,7 @@ def test_a_seed_gives_one_result_with_any_number_of_workers():
 
     def run(seed, workers=0):
         return evaluate(
-            find_backbone("test_resnet"), Blocks("train"), Blocks("val"), protocol, seed=seed, workers=workers
+            load_backbone("test_resnet"), Blocks("train"), Blocks("val"), protocol, seed=seed, workers=workers
         )
 
     first = run(0)
@@ -135,7 +135,7 @@ def test_every_protocol_runs_shortened(name):
     ]
     known = PROTOCOLS[name].settings()
     protocol = find_protocol(name, [change for change in few if change.split("=")[0] in known])
-    backbone = find_backbone("test_resnet", output_stride=protocol.output_stride)
+    backbone = load_backbone("test_resnet", output_stride=protocol.output_stride)
     result = evaluate(backbone, Blocks("train"), Blocks("val", count=2), protocol)
     assert 0 <= result.miou <= 1
     assert all(math.isfinite(value) for value in result.fitted.values())
@@ -166,7 +166,7 @@ def test_loss_leaves_out_ignored_pixels():
 
 def test_command_writes_results_beside_a_run(tmp_path, capsys):
     data, run = Blocks("train").write(tmp_path / "blocks"), tmp_path / "mine"
-    backbone = find_backbone("convnext_atto", seed=5)
+    backbone = load_backbone("convnext_atto", seed=5)
     save_backbone(run / "backbone.safetensors", backbone, mean=(0.5,) * 3, std=(0.2,) * 3, method="vicregl", step=7)
     args = ["--data", str(data), *QUICK, "--seeds", "2", "--workers", "0", "--device", "cpu"]
     assert main([str(run), *args]) == 0
@@ -187,7 +187,7 @@ def test_command_writes_results_beside_a_run(tmp_path, capsys):
     assert [r["seed"] for r in results["seeds"]] == [0, 1]
     assert results["scores"]["miou"]["mean"] == pytest.approx(np.mean([r["miou"] for r in results["seeds"]]))
     assert results["data"]["val"] == {"split": "val", "pictures": 8}
-    again = evaluate(find_backbone(str(run)), open_dataset(data, "train"), open_dataset(data, "val"), protocol, seed=1)
+    again = evaluate(load_backbone(str(run)), open_dataset(data, "train"), open_dataset(data, "val"), protocol, seed=1)
     assert results["seeds"][1]["confusion"] == again.confusion.tolist()
 
     table = (folder / "results.md").read_text()
@@ -245,7 +245,7 @@ def test_wrong_input_is_refused_before_training(tmp_path):
     with pytest.raises(SystemExit):
         main(["test_resnet"])
     with pytest.raises(UserError, match="output stride 8"):
-        evaluate(find_backbone("test_resnet"), Blocks("train"), Blocks("val"), PROTOCOLS["vicregl_resnet"])
+        evaluate(load_backbone("test_resnet"), Blocks("train"), Blocks("val"), PROTOCOLS["vicregl_resnet"])
     with pytest.raises(UserError, match="4 channels"):
         evaluate(Backbone("test_resnet", in_chans=4), Blocks("train"), Blocks("val"), PROTOCOLS["linear_small"])
 
@@ -258,6 +258,6 @@ def test_a_file_that_breaks_later_is_named_without_a_traceback(tmp_path, workers
     train, val = open_dataset(data, "train"), open_dataset(data, "val")
     (data / "images" / split / "3.png").write_bytes((data / "images" / split / "3.png").read_bytes()[:60])
     with pytest.raises(UserError) as error:
-        evaluate(find_backbone("test_resnet"), train, val, find_protocol("linear_small", QUICK), workers=workers)
+        evaluate(load_backbone("test_resnet"), train, val, find_protocol("linear_small", QUICK), workers=workers)
     assert str(error.value).startswith(str(data / "images" / split / "3.png"))
     assert "\n" not in str(error.value)

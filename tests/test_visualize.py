@@ -16,7 +16,7 @@ from PIL import Image
 from torch import nn
 
 from densessl.__main__ import COMMANDS
-from densessl.backbone_file import find_backbone, save_backbone
+from densessl.backbone_file import load_backbone, save_backbone
 from densessl.backbones import Backbone
 from densessl.commands.visualize import main
 from densessl.config import CropsConfig, PhotometricConfig, ViewsConfig
@@ -258,7 +258,7 @@ def test_views_are_those_that_training_takes_without_its_colours():
 @pytest.mark.parametrize("name", ["test_convnext", "test_resnet", "test_vit"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_maps_are_those_of_the_picture_less_mean_by_std(name, dtype):
-    backbone = find_backbone(name)
+    backbone = load_backbone(name)
     white = np.iinfo(dtype).max
     picture = np.random.default_rng(0).integers(0, white, (64, 96, 3)).astype(dtype)
     backbone.metadata |= {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.25)}
@@ -300,7 +300,7 @@ def test_places_and_cells():
 
 
 def test_filters_are_drawn_around_grey_in_their_order():
-    backbone = find_backbone("test_convnext")
+    backbone = load_backbone("test_convnext")
     weights = filters.first_filters(backbone)
     assert torch.equal(weights, backbone.net.stem[0].weight)
     with torch.no_grad():
@@ -478,7 +478,7 @@ def test_mistakes_are_said_and_nothing_is_left(folder, tmp_path, words, message)
 
 def test_a_report_can_draw_with_a_backbone_and_pictures_alone():
     pictures = [Scenes(size=96).read(i) for i in range(3)]
-    coloured = pca.coloured(maps_of(find_backbone("test_resnet"), pictures, 64))
+    coloured = pca.coloured(maps_of(load_backbone("test_resnet"), pictures, 64))
     assert [pca.picture(each, 90, 80).shape for each in coloured.maps] == [(90, 80, 3)] * 3
     with pytest.raises(UserError, match="--size 8"):
-        maps_of(find_backbone("test_resnet"), pictures, 8)
+        maps_of(load_backbone("test_resnet"), pictures, 8)

@@ -11,7 +11,7 @@ from timm.layers import resample_abs_pos_embed
 from torch import nn
 from weights import image, scatter
 
-from densessl.backbone_file import IMAGENET, find_backbone, load_backbone, save_backbone
+from densessl.backbone_file import IMAGENET, load_backbone, save_backbone
 from densessl.backbones import Backbone, pooled
 from densessl.commands import export as export_command
 from densessl.errors import UserError
@@ -43,7 +43,7 @@ def blockwise(net: Any, x: torch.Tensor) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_four_maps_of_one_stride_are_those_after_each_quarter_of_the_blocks(name: str) -> None:
-    backbone = find_backbone(name)
+    backbone = load_backbone(name)
     scatter(backbone.net)
     assert isinstance(backbone, ViT)
     patch = backbone.net.patch_embed.patch_size[0]
@@ -84,10 +84,10 @@ def test_pictures_of_any_size_get_logits(name: str) -> None:
             return maps[0][:, :5]
 
     for height, width in ((33, 50), (16, 16), (97, 64)):
-        logits = dense_logits(find_backbone(name), Head(), image(height, width))
+        logits = dense_logits(load_backbone(name), Head(), image(height, width))
         assert logits.shape == (2, 5, height, width)
     with pytest.raises(UserError, match="sides are multiples of 16, not 50x33"):
-        find_backbone(name).stages(image(33, 50))
+        load_backbone(name).stages(image(33, 50))
 
 
 def test_a_file_of_a_named_vit_is_that_network(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -102,7 +102,7 @@ def test_a_file_of_a_named_vit_is_that_network(tmp_path: Path, caplog: pytest.Lo
     student = {key: value + 1 for key, value in teacher.items()}
     torch.save({"student": student, "teacher": teacher, "epoch": 1}, tmp_path / "w.pth")
     for name in ("w.safetensors", "w.pth"):
-        backbone = find_backbone(f"test_vit={tmp_path / name}")
+        backbone = load_backbone(f"test_vit={tmp_path / name}")
         assert backbone.metadata["mean"] == IMAGENET["mean"]
         with torch.inference_mode():
             torch.testing.assert_close(backbone(x)[-1].permute(0, 2, 3, 1), truth, rtol=0, atol=1e-4)
@@ -112,7 +112,7 @@ def test_a_file_of_a_named_vit_is_that_network(tmp_path: Path, caplog: pytest.Lo
 
 def test_timms_tag_tells_the_mean_and_std(tmp_path: Path) -> None:
     save_file(timm.create_model("test_vit").state_dict(), tmp_path / "w.safetensors")
-    assert find_backbone(f"test_vit.r160_in1k={tmp_path / 'w.safetensors'}").metadata["std"] == (0.5, 0.5, 0.5)
+    assert load_backbone(f"test_vit.r160_in1k={tmp_path / 'w.safetensors'}").metadata["std"] == (0.5, 0.5, 0.5)
 
 
 @pytest.mark.parametrize("size", [96, 224])
@@ -121,7 +121,7 @@ def test_a_position_embedding_of_another_size_is_resampled_by_timm(
 ) -> None:
     net = timm.create_model("test_vit", img_size=size, num_classes=0)
     save_file(net.state_dict(), tmp_path / "w.safetensors")
-    backbone = find_backbone(f"test_vit={tmp_path / 'w.safetensors'}")
+    backbone = load_backbone(f"test_vit={tmp_path / 'w.safetensors'}")
     assert f"position embedding resampled from {size // 16}x{size // 16} to 10x10" in caplog.messages[0]
     resampled = resample_abs_pos_embed(net.pos_embed, [10, 10])
     assert torch.equal(backbone.net.pos_embed, resampled)
@@ -141,22 +141,22 @@ def test_a_vit_that_does_not_fit_is_refused(change: Any, message: str, tmp_path:
     change(state)
     save_file(state, tmp_path / "w.safetensors")
     with pytest.raises(UserError, match=message):
-        find_backbone(f"test_vit={tmp_path / 'w.safetensors'}")
+        load_backbone(f"test_vit={tmp_path / 'w.safetensors'}")
 
 
 def test_what_a_vit_cannot_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     save_file(timm.create_model("test_vit").state_dict(), path)
     with pytest.raises(UserError, match="a ViT, whose number of heads no shape shows: NAME=FILE"):
-        find_backbone(path)
+        load_backbone(path)
     with pytest.raises(UserError, match="the stride of a ViT is its patch; output stride 8 is for Conv"):
-        find_backbone(f"test_vit={path}", output_stride=8)
+        load_backbone(f"test_vit={path}", output_stride=8)
     for name, message in {
         "vit_base_patch16_xyz": "is no vision transformer of timm",
         "vit_relpos_small_patch16_224": "is a VisionTransformerRelPos, not a|can't take pictures of any size",
     }.items():
         with pytest.raises(UserError, match=message):
-            find_backbone(name)
+            load_backbone(name)
     with pytest.raises(UserError, match="only ConvNeXts and ResNets are exported"):
         export_command.main([f"test_vit={path}", "--to", "timm"])
 
@@ -168,7 +168,7 @@ def test_densessl_pretrains_no_vit(method: str) -> None:
 
 
 def test_a_vit_can_be_kept_as_a_backbone_file(tmp_path: Path) -> None:
-    backbone = find_backbone("test_vit")
+    backbone = load_backbone("test_vit")
     save_backbone(tmp_path / "b.safetensors", backbone, **IMAGENET, method="random", step=0)
     again = load_backbone(tmp_path / "b.safetensors")
     assert torch.equal(again(image(32, 32))[-1], backbone(image(32, 32))[-1])

@@ -16,7 +16,7 @@ from short_runs import run, small_scenes
 from test_methods import CASES
 from torch import Tensor
 
-from densessl.backbone_file import find_backbone
+from densessl.backbone_file import load_backbone
 from densessl.backbones import Backbone
 from densessl.config import load_config
 from densessl.data.decoding import Unreadable
@@ -73,7 +73,7 @@ def test_what_is_kept_is_what_the_backbone_sees(pictures: Path, tmp_path: Path) 
     assert found is not None
     assert list(found.steps) == [0, 1, 2, 4]
     assert found.rows == [0, 6, 11]  # 5.5 is even
-    collection, backbone = open_pictures(str(pictures)), find_backbone(folder)
+    collection, backbone = open_pictures(str(pictures)), load_backbone(folder)
     assert found.names == [Path(collection.path(row)).name for row in found.rows]
     for step in (2, 4):
         state = load_file(folder / "state" / f"step{step:07d}" / "model.safetensors")

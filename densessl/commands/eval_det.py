@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
         return print_protocols(PROTOCOLS)
     protocol = find_protocol(args.protocol, args.changes)  # a wrong word is refused before anything heavy is imported
 
-    from densessl.backbone_file import find_backbone
+    from densessl.backbone_file import load_backbone
     from densessl.detection.datasets import open_dataset
     from densessl.detection.evaluation import check, evaluate
     from densessl.detection.report import write, write_comparison
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     train, val = open_dataset(args.data, "train"), open_dataset(args.data, "val")
     colours: dict[str, dict[str, Any]] = {}  # of pictures, for random weights: those of the backbone they stand beside
     for spec in args.backbone:  # all that can be refused is refused before hours of work
-        backbone = find_backbone(spec)
+        backbone = load_backbone(spec)
         check(backbone, train, val, protocol)
         if args.init == "random" and backbone.name not in args.backbone:
             colours.setdefault(backbone.name, {k: backbone.metadata[k] for k in ("mean", "std")})
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
             for spec in specs:
                 results = []
                 for seed in seeds:
-                    backbone = find_backbone(spec, seed=seed)
+                    backbone = load_backbone(spec, seed=seed)
                     backbone.metadata |= colours.get(spec, {})
                     state = StateFile(states[spec, seed], args.save_every, args.resume)
                     results.append(

@@ -97,23 +97,23 @@ def changes_setting(word: str, settings: Collection[str]) -> bool:
 
 
 def finder(specs: Sequence[str], **how: Any) -> Callable[[str, int], Backbone]:
-    """``find_backbone(spec, seed=..., **how)`` of backbones that are compared.
+    """``load_backbone(spec, seed=..., **how)`` of backbones that are compared.
 
     Where the first that is no mere name reads other pictures than RGB of 8 bits, random weights are for such pictures
     too. Raises UserError.
     """
-    from densessl.backbone_file import find_backbone
+    from densessl.backbone_file import load_backbone
     from densessl.data.decoding import RGB
     from densessl.reading import pixels_of, read_alike
 
-    first = next((find_backbone(spec, **how) for spec in specs if parse_spec(spec).path), None)
+    first = next((load_backbone(spec, **how) for spec in specs if parse_spec(spec).path), None)
     others = first is not None and pixels_of(first) != RGB
     channels, facts = (first.in_chans, first.metadata) if first else (3, {})
 
     def find(spec: str, seed: int) -> Backbone:
         if not others or parse_spec(spec).path:
-            return find_backbone(spec, seed=seed, **how)
-        backbone = find_backbone(spec, seed=seed, in_chans=channels, **how)
+            return load_backbone(spec, seed=seed, **how)
+        backbone = load_backbone(spec, seed=seed, in_chans=channels, **how)
         read_alike(backbone, facts)
         return backbone
 

@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--keys", action="store_true", help="print what became of each key")
     args = parser.parse_args(argv)
 
-    from densessl.backbone_file import FILE_NAME, find_backbone, save_backbone
+    from densessl.backbone_file import FILE_NAME, load_backbone, save_backbone
     from densessl.backbone_spec import parse_spec
     from densessl.errors import UserError
     from densessl.foreign.filling import read_foreign, to_ours
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     file = (args.out or Path("checkpoints") / path.stem.removesuffix(".pth")) / FILE_NAME
     if file.exists() and not args.overwrite:
         raise UserError(f"{file} is there already: --out another folder, or --overwrite it")
-    backbone = find_backbone(args.checkpoint)
+    backbone = load_backbone(args.checkpoint)
     facts: dict[str, Any] = backbone.metadata
     if "format" in facts:
         raise UserError(f"{path}: a backbone file already, of a {backbone.name}; it needs no import")

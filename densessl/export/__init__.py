@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 from densessl import __version__
-from densessl.backbone_file import FILE_NAME, find_backbone, init_backbone
+from densessl.backbone_file import FILE_NAME, init_backbone, load_backbone
 from densessl.backbone_spec import parse_spec
 from densessl.backbones import Backbone
 from densessl.errors import UserError
@@ -36,7 +36,7 @@ EXPORTERS: dict[str, Exporter] = {
 
 
 def export(spec: str | Path, target: str, out: str | Path | None = None) -> Path:
-    """Write the backbone that ``spec`` means (see ``find_backbone``) for ``target``, with a JSON manifest beside it.
+    """Write the backbone that ``spec`` means (see ``load_backbone``) for ``target``, with a JSON manifest beside it.
 
     By default NAME.TARGET.SUFFIX beside the backbone file. It is written only after the destination's own architecture
     loaded those very bytes strictly and its stage maps equalled ours, and after they gave our tensors back, bit for
@@ -51,7 +51,7 @@ def export(spec: str | Path, target: str, out: str | Path | None = None) -> Path
     exporter = EXPORTERS[target]
     if missing := [package for package in exporter.NEEDS if importlib.util.find_spec(package) is None]:
         raise UserError(f"--to {target} needs {', '.join(missing)}: pip install 'densessl[export]'")
-    backbone = find_backbone(spec)
+    backbone = load_backbone(spec)
     if isinstance(backbone, ViT):
         raise UserError(f"{backbone.name}: only ConvNeXts and ResNets are exported; a ViT came from timm as it is")
     out = _destination(parse_spec(spec).path or Path(), backbone, target, exporter.SUFFIX, out)

@@ -47,7 +47,7 @@ def evaluate(
 
     Where the protocol fine-tunes, a copy of the backbone is trained and scored.
 
-    ``backbone`` must have the protocol's output stride (``find_backbone(..., output_stride=protocol.output_stride)``)
+    ``backbone`` must have the protocol's output stride (``load_backbone(..., output_stride=protocol.output_stride)``)
     and should carry the mean and std of its pictures in ``metadata``; ImageNet's are taken otherwise. Pictures are read
     with the channels and values of its pretraining. ``seed`` decides the head's first weights, the order of the
     pictures, crops and dropout. The result doesn't depend on ``workers``,
