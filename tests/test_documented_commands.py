@@ -52,7 +52,7 @@ SMALLER = (
 )
 # What would be long or large whatever is added: fourteen rows, eight processes, two hundred pictures with boxes.
 INSTEAD = (
-    ("--cfg all", "--cfg vicreg_cifar simclr_cifar"),
+    ("--cfg all", "--cfg vicreg_cifar"),
     ("nproc_per_node 8", "nproc_per_node 2"),
     ("--nnodes 2 --nproc-per-node 8", "--nnodes 1 --nproc-per-node 2"),
     ("node01:29400", "localhost:0"),
