@@ -69,7 +69,9 @@ def read(data: bytes, path: str, reduction: Callable[[int, int, Any], int] = who
     except Unreadable:
         raise
     except Image.UnidentifiedImageError:
-        raise Unreadable(path, "not a picture: no JPEG, PNG, WebP, TIFF, BMP, GIF, PNM or .npy, whatever its name") from None
+        raise Unreadable(
+            path, "not a picture: no JPEG, PNG, WebP, TIFF, BMP, GIF, PNM or .npy, whatever its name"
+        ) from None
     except Image.DecompressionBombError:
         raise Unreadable(path, "more than 179 million pixels; cut it into tiles") from None
     except Exception as error:  # what a broken file raises depends on where it is broken
