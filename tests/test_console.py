@@ -1,5 +1,6 @@
 """Nobody reads any more: commands end as they would have, a training goes on, saves and ends with its own code."""
 
+import contextlib
 import io
 import json
 import os
@@ -51,6 +52,19 @@ def test_help_into_head_ends_well(
             code = end.code
         pipe.flush()  # as Python does when it ends
     assert code == 0
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_usage_line_names_what_is_typed(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kinds = {"data": ["check"], "benchmark": ["criterion"]}.get(name)
+    for words in ([name, "--help"], *([[name, *kinds, "--help"]] if kinds else [])):
+        monkeypatch.setattr(sys, "argv", ["densessl", *words])
+        with contextlib.suppress(SystemExit):
+            main()
+        typed = " ".join(["densessl", *words[:-1]])
+        assert capsys.readouterr().out.startswith(f"usage: {typed} "), words
 
 
 @pytest.mark.parametrize("words", ["pretrain --cfg demo --print", "eval-seg --list", "eval-det --list", "pretrain"])

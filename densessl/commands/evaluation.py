@@ -27,7 +27,10 @@ def evaluation_parser(
 ) -> argparse.ArgumentParser:
     """BACKBONE, KEY=VALUE, --protocol, --list, --seed, --out, --workers and --device; ``folder`` is that of a run."""
     parser = argparse.ArgumentParser(
-        prog=prog, description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"densessl {prog}",
+        description=description,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("words", nargs="*", metavar="BACKBONE", help=BACKBONE)
     parser.add_argument(  # for --help alone: "words" takes all of them

@@ -20,7 +20,7 @@ def chosen(
         raise UserError(f"{command} {words[0]}: there are {', '.join(kinds)}")
     width = max(map(len, kinds)) + 1
     lines = "\n".join(f"  {kind:{width}} {text}" for kind, text in kinds.items())
-    print(f"usage: {command} {{{','.join(kinds)}}} [-h] ...\n\n{about}\n\n{lines}")
+    print(f"usage: densessl {command} {{{','.join(kinds)}}} [-h] ...\n\n{about}\n\n{lines}")
     return "", []
 
 
@@ -29,7 +29,9 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, prog: str, about: str, example: str) -> None:
         form = argparse.RawDescriptionHelpFormatter
-        super().__init__(prog=prog, description=about, epilog=f"example:\n  {example}", formatter_class=form)
+        super().__init__(
+            prog=f"densessl {prog}", description=about, epilog=f"example:\n  {example}", formatter_class=form
+        )
         self._least: dict[str, int] = {}
 
     def number(self, name: str, default: int | None, text: str, smallest: int = 1) -> None:

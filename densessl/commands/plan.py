@@ -16,7 +16,7 @@ says whether the recipe fits, how long it takes and what to change. Nothing is t
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="plan",
+        prog="densessl plan",
         description=DESCRIPTION,
         epilog="Example: plan --cfg vicregl_cnx_s data.path=my/pictures. It takes the same words as pretrain.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
