@@ -166,8 +166,9 @@ def import_backbone(path: Path, name: str = "", part: str = "", *, output_stride
         colour: dict[str, Any] = colours(channels, found.origin)
         if tag and channels == 3:
             colour = colours_of_tag(f"{name}.{tag}")
-        elif {len(beside.facts.get(key, ())) for key in COLOUR} == {channels}:
-            colour = beside.facts
+        elif all(len(beside.facts.get(key, ())) in (1, channels) for key in COLOUR):
+            each = {key: beside.facts[key] * (channels if len(beside.facts[key]) == 1 else 1) for key in COLOUR}
+            colour = {**beside.facts, **each}
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     report = fill_foreign(backbone, path, found)

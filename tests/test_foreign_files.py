@@ -32,6 +32,7 @@ from densessl.data.pixels import Pixels
 from densessl.errors import UserError
 from densessl.export import export
 from densessl.foreign.architecture import CONVNEXTS, RESNETS, in_chans, timm_name
+from densessl.foreign.beside import read_beside
 from densessl.foreign.sources import find_part
 from densessl.foreign.state_file import read_state
 from densessl.reading import pixels_of
@@ -193,6 +194,16 @@ def test_what_holds_no_weights_is_called_by_its_kind(kind: str, tmp_path: Path) 
 
 def at(prefix: str, state: Any) -> dict[str, Any]:
     return {prefix + key: tensor for key, tensor in state.items()}
+
+
+def test_no_key_of_another_network_is_a_hint(tmp_path: Path) -> None:
+    parts = ("norm1", "attn.qkv", "mlp.fc1")  # as Swin's, whose stages are no ViTs
+    torch.save(
+        {f"layers.0.blocks.0.{part}.{kind}": torch.ones(2) for part in parts for kind in ("weight", "bias")},
+        tmp_path / "w.pth",
+    )
+    with pytest.raises(UserError, match="known layouts are"):
+        load_backbone(tmp_path / "w.pth")
 
 
 @pytest.mark.parametrize(
@@ -439,9 +450,35 @@ def test_json_beside_the_weights_tells_the_network_and_its_colours(tmp_path: Pat
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
     facts = load_backbone(tmp_path).metadata
     assert (facts["mean"], facts["std"]) == ((0, 0.5, 1), (0.2, 0.2, 0.2))
+    for said, colors in (
+        ({"image_mean": 0.5, "image_std": [0.25]}, ((0.5,) * 3, (0.25,) * 3)),
+        ({"do_normalize": False}, ((0.0,) * 3, (1.0,) * 3)),
+        ({"image_mean": None, "image_std": None}, ((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))),
+    ):
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
+        facts = load_backbone(tmp_path).metadata
+        assert (facts["mean"], facts["std"]) == colors
     (tmp_path / "preprocessor_config.json").write_text("{")
     with pytest.raises(UserError, match=r"preprocessor_config\.json: can't be read as JSON"):
         load_backbone(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("preprocessor_config.json", {"image_mean": ["a"] * 3, "image_std": [0.5] * 3}),
+        ("preprocessor_config.json", {"image_mean": [0.5] * 3, "image_std": [0.5, 0, 0.5]}),
+        ("preprocessor_config.json", {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "rescale_factor": None}),
+        ("preprocessor_config.json", {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "rescale_factor": 0}),
+        ("config.json", {"pretrained_cfg": {"mean": [float("nan")] * 3, "std": [1, 1, 1]}}),
+        ("config.json", {"pretrained_cfg": "a name"}),
+        ("config.json", {"architecture": 5}),
+    ],
+)
+def test_wrong_values_in_json_beside_the_weights_are_named(file: str, said: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / file).write_text(json.dumps(said))
+    with pytest.raises(UserError, match=rf"{file}: (mean and std are no numbers|architecture is 5)"):
+        read_beside(tmp_path / "model.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,10 @@ ACTIVATIONS = {"resnet": "relu", "convnext": "gelu", "convnextv2": "gelu"}
 
 
 class Beside(NamedTuple):
-    """``name`` is timm's, or ""; ``facts`` are mean, std and the like, as the metadata of a backbone have them."""
+    """``name`` is timm's, or ""; ``facts`` are mean, std and the like, as the metadata of a backbone have them.
+
+    One number of mean or std is that of all channels.
+    """
 
     name: str
     facts: dict[str, Any]
@@ -35,8 +39,18 @@ def read_beside(path: Path) -> Beside:
     config, processor = (_read(path.with_name(name)) for name in ("config.json", "preprocessor_config.json"))
     _refuse_others(path, config)
     weights = config.get("pretrained_cfg") or {}
-    facts = _colours_of(processor) or {key: tuple(weights[key]) for key in COLOUR if weights.get(key)}
-    return Beside(config.get("architecture", ""), facts)
+    name, wrong = config.get("architecture") or "", path.with_name("preprocessor_config.json")
+    try:
+        facts = _colours_of(processor)
+        wrong = path.with_name("config.json")
+        facts = facts or (
+            _colours(weights["mean"], weights["std"]) if weights.get("mean") and weights.get("std") else {}
+        )
+    except (AttributeError, TypeError, ValueError, ZeroDivisionError):
+        raise UserError(f"{wrong}: mean and std are no numbers, or a std is not above 0") from None
+    if not isinstance(name, str):
+        raise UserError(f"{wrong}: architecture is {json.dumps(name)}; the name of a network is right")
+    return Beside(name, facts)
 
 
 def _of_manifest(path: Path, manifest: Path, said: dict[str, Any]) -> Beside:
@@ -82,11 +96,21 @@ def _refuse_others(path: Path, config: dict[str, Any]) -> None:
 def _colours_of(processor: dict[str, Any]) -> dict[str, Any]:
     """Mean and std of values from 0 to 1, whatever the processor multiplies stored values by."""
     if not processor.get("do_normalize", True):
-        mean, std = [0.0], [1.0]
-    elif "image_mean" in processor and "image_std" in processor:
+        mean, std = 0.0, 1.0
+    elif processor.get("image_mean") is not None and processor.get("image_std") is not None:
         mean, std = processor["image_mean"], processor["image_std"]
     else:
         return {}
     factor = processor.get("rescale_factor", 1 / 255) if processor.get("do_rescale", True) else 1.0
-    scale = round(255 * factor, 9)
-    return {"mean": tuple(value / scale for value in mean), "std": tuple(value / scale for value in std)}
+    return _colours(mean, std, round(255 * factor, 9))
+
+
+def _colours(mean: Any, std: Any, scale: float = 1.0) -> dict[str, Any]:
+    """Each a number or a list of them, over ``scale``. Raises what Python does where they are none; ValueError."""
+    found = {
+        key: tuple(value / scale for value in (values if isinstance(values, list) else [values]))
+        for key, values in zip(COLOUR, (mean, std), strict=True)
+    }
+    if not all(map(math.isfinite, found["mean"])) or not all(0 < value < math.inf for value in found["std"]):
+        raise ValueError
+    return found

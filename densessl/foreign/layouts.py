@@ -197,7 +197,7 @@ LAYOUTS = (
         "Hugging Face ResNet", "ResNet", ("encoder.stages.0.layers.0.layer.0.convolution.weight",), huggingface_resnet
     ),
     Layout("sequential ResNet", "ResNet", ("4.0.conv1.weight",), sequential_resnet),
-    Layout("ViT", "ViT", ("blocks.0.norm1.weight",), same),
+    Layout("ViT", "ViT", ("blocks.0.norm1.weight", "patch_embed.proj.weight"), same),
 )
 
 
