@@ -125,10 +125,13 @@ def test_resuming_passes_over_a_damaged_state_and_says_so(
     assert metrics(resumed) == metrics(finished)
 
 
-def test_resuming_a_finished_run_changes_nothing(finished: Path, cfg_file: Path) -> None:
+def test_resuming_a_finished_run_changes_nothing_and_says_so(
+    finished: Path, cfg_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = metrics(finished)
     run(cfg_file, finished, "backbone.drop_path=0.5", resume=True)
     assert metrics(finished) == before
+    assert "all 6 steps are done already, nothing is trained; a larger epochs= or steps=" in capsys.readouterr().err
 
 
 def test_a_run_in_the_way_is_refused_or_overwritten(finished: Path, cfg_file: Path, tmp_path: Path) -> None:

@@ -105,6 +105,10 @@ def _pretrain(cfg: Config, asked: bool | Literal["auto"], overwrite: bool) -> Pa
         log.say(f"data.path={cfg.data.path}: {contents}")
     if distributed.is_first() and (mixed := find_label_maps(loader.images)):
         log.say(f"beware: {mixed}")
+    if done == steps:
+        log.say(
+            f"all {steps} steps are done already, nothing is trained; a larger epochs= or steps= makes the run longer"
+        )
 
     def backbone_left_out() -> str:
         facts: dict[str, Any] = {"mean": cfg.data.mean, "std": cfg.data.std, "pixels": loader.images.pixels}
