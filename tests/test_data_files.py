@@ -317,8 +317,10 @@ def test_views_by_words(photographs, tmp_path, capsys):
         main([*words, "view.large.size=3"])
 
 
-def test_scenes_as_a_folder_of_pictures(tmp_path, capsys):
-    assert main(["scenes", str(tmp_path / "out"), "--layout", "pictures", "--count", "3", "--size", "48"]) == 0
+@pytest.mark.parametrize("out", ["out", "scenes"])  # "scenes" as data.path is the built-in ones
+def test_scenes_as_a_folder_of_pictures(out, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["scenes", out, "--layout", "pictures", "--count", "3", "--size", "48"]) == 0
     images = open_pictures(capsys.readouterr().out.split("data.path=")[1].strip())
     assert len(images) == 3
     for i in range(3):

@@ -124,7 +124,8 @@ def _scenes(args: argparse.Namespace) -> int:
 
     counts = write_scenes(args.out, args.layout, args.count, args.val, args.size, args.seed)
     print(f"{args.out}: {' and '.join(f'{n:,} of {split}' for split, n in counts.items())}")
-    print(NEXT[args.layout].format(args.out))
+    # the bare name would be the built-in scenes
+    print(NEXT[args.layout].format("./scenes" if str(args.out) == "scenes" else args.out))
     return 0
 
 
